@@ -1,0 +1,278 @@
+"""What a person asks for (ExperimentSpec) and what one worker gets (RunSpec): frozen values with a canonical JSON form."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from workbench.core import safe_yaml
+from workbench.core.errors import NotBuiltYet, WorkbenchError, from_pydantic
+from workbench.core.paths import safe_name
+from workbench.core.types import Config
+
+MAX_RUNS = 2000  # methods x seeds of one experiment
+
+
+class ModelSpec(Config):
+    """The frozen network."""
+
+    source: str = Field(min_length=1, max_length=500, description="bundled/<name>, a folder, or a Hub id.")
+    revision: str | None = Field(None, max_length=100, description="Hub revision: branch, tag or commit.")
+    load_in: Literal["4bit", "8bit"] | None = Field(None, description="Quantised loading (CUDA with bitsandbytes).")
+    trust_remote_code: bool = Field(False, description="Run code that the model's authors ship; off unless you read it.")
+
+
+class DataSpec(Config):
+    """Rows and how they are split. Test rows are fixed by `seed`, never by the run's seed."""
+
+    source: str = Field(min_length=1, max_length=1000, description="File, folder, bundled/<name>, or Hub id[:config].")
+    columns: dict[str, str] | None = Field(None, description="Which column plays which part, e.g. {text: review}; empty = guess.")
+    validation: float | str = Field(0.1, description="Fraction, file or split name; for tuning and early stopping only.")
+    test: float | str = Field(0.2, description="Fraction, file or split name; the headline number.")
+    limit: int | None = Field(None, ge=1, le=100_000_000, description="Use at most this many training rows.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the split.")
+
+    @field_validator("validation", "test")
+    @classmethod
+    def _part(cls, value: float | str) -> float | str:
+        if isinstance(value, float | int) and not 0 < value < 1:
+            raise ValueError(f"a fraction must lie between 0 and 1; got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_leave_rows(self) -> "DataSpec":
+        fractions = [p for p in (self.validation, self.test) if not isinstance(p, str)]
+        if sum(fractions) >= 1:
+            raise ValueError("validation and test must leave training rows: their fractions must add up to less than 1")
+        return self
+
+
+class TrainingSpec(Config):
+    """The standard procedure; a recipe may replace phases of it."""
+
+    epochs: float = Field(1, gt=0, le=10_000, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, le=100_000_000, description="Stop after this many optimizer steps.")
+    batch_size: int = Field(16, ge=1, le=65_536, description="Examples per forward pass.")
+    gradient_accumulation: int = Field(1, ge=1, le=4096, description="Forward passes per optimizer step.")
+    learning_rate: float | Literal["auto"] | tuple[float, ...] = Field("auto", description="auto = the method's own default.")
+    scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="Decay after warm-up.")
+    warmup: float = Field(0.06, ge=0, lt=1, description="Share of the steps with a rising rate.")
+    weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's decoupled decay; biases and norms are exempt.")
+    clip: float | None = Field(1.0, gt=0, le=1e6, description="Largest gradient norm; empty = no clipping.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto = bf16 where it measures faster.")
+    max_length: int = Field(128, ge=4, le=1_048_576, description="Tokens kept of each example.")
+    eval_every: int | None = Field(None, ge=1, description="Validate every so many steps; empty = once per epoch.")
+    early_stop: int | None = Field(None, ge=1, le=1000, description="Stop after this many validations without improvement.")
+    keep_checkpoints: int = Field(1, ge=0, le=100, description="Resumable checkpoints kept while a run is not finished.")
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _rate(cls, value: Any) -> Any:
+        for rate in value if isinstance(value, tuple) else () if value == "auto" else (value,):
+            if not 0 < rate <= 100:
+                raise ValueError(f"a learning rate must be above 0 and at most 100; got {rate}")
+        return value
+
+
+class MethodEntry(Config):
+    """One line of `methods:`; config fields stand beside the reserved keys in YAML."""
+
+    method: str = Field(min_length=1, max_length=100)
+    preset: str | None = Field(None, max_length=100)
+    config: dict[str, Any] = Field(default_factory=dict)
+    modifiers: tuple[dict[str, Any], ...] = ()
+    recipe: dict[str, Any] | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
+    label: str = Field("", max_length=120)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"method": value}
+        if not isinstance(value, Mapping):
+            raise ValueError(f"an entry of methods must be a name or a mapping with `method:`; got {value!r}")
+        entry = {k: v for k, v in value.items() if k in cls.model_fields}
+        rest = {k: v for k, v in value.items() if k not in cls.model_fields}
+        if rest:
+            entry["config"] = {**entry.get("config", {}), **rest}
+        for key, one in (("modifiers", "modifier"), ("recipe", "recipe")):
+            if isinstance(entry.get(key), list | tuple):
+                entry[key] = [{one: m} if isinstance(m, str) else m for m in entry[key]]
+            elif isinstance(entry.get(key), str):
+                entry[key] = {one: entry[key]}
+        return entry
+
+    @model_validator(mode="after")
+    def _named(self) -> "MethodEntry":
+        for modifier in self.modifiers:
+            if not isinstance(modifier.get("modifier"), str):
+                raise ValueError("every entry of modifiers needs `modifier: <name>`")
+        if self.recipe is not None and not isinstance(self.recipe.get("recipe"), str):
+            raise ValueError("recipe needs `recipe: <name>`")
+        return self
+
+    def default_label(self) -> str:
+        """Preset or key, plus +modifier and @recipe."""
+        modifiers = "".join(f"+{m['modifier']}" for m in self.modifiers)
+        return (self.preset or self.method) + modifiers + (f"@{self.recipe['recipe']}" if self.recipe else "")
+
+
+class ExperimentSpec(Config):
+    """model x data x task x methods x seeds."""
+
+    name: str = Field(description="Name of the experiment.")
+    model: ModelSpec
+    task: str = Field(min_length=1, max_length=100, description="What is learnt, e.g. text_classification.")
+    data: DataSpec
+    methods: tuple[MethodEntry, ...] = Field(min_length=1, max_length=500)
+    training: TrainingSpec = TrainingSpec()
+    seeds: tuple[int, ...] = Field((0,), min_length=1, max_length=1000)
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = CUDA when there is one.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        value = dict(value)
+        for key in ("model", "data"):
+            if isinstance(value.get(key), str):
+                value[key] = {"source": value[key]}
+        if isinstance(value.get("seeds"), int) and not isinstance(value["seeds"], bool):
+            value["seeds"] = (value["seeds"],)
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        try:
+            return safe_name(name, "name")
+        except WorkbenchError as error:
+            raise ValueError(str(error).rstrip(".")) from None
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds) or any(not 0 <= s < 2**31 for s in seeds):
+            raise ValueError(f"seeds must be different whole numbers from 0 to 2^31-1; got {list(seeds)}")
+        return seeds
+
+    @model_validator(mode="after")
+    def _labels_and_size(self) -> "ExperimentSpec":
+        runs = len(self.methods) * len(self.seeds)
+        if runs > MAX_RUNS:
+            raise ValueError(f"methods x seeds must be at most {MAX_RUNS} runs; got {runs}")
+        labels: list[str] = []
+        for entry in self.methods:
+            base = label = entry.label or entry.default_label()
+            count = 1
+            while label in labels:
+                if entry.label:
+                    raise ValueError(f"labels must be unique in an experiment; {label!r} appears twice")
+                count += 1
+                label = f"{base}#{count}"
+            labels.append(label)
+        entries = tuple(e.model_copy(update={"label": n}) for e, n in zip(self.methods, labels, strict=True))
+        object.__setattr__(self, "methods", entries)
+        return self
+
+
+class DataRef(DataSpec):
+    """A DataSpec whose files are absolute and hashed."""
+
+    files: dict[str, str] = Field(default_factory=dict, description="Absolute path -> sha256, checked again at start.")
+
+
+class ModelRef(ModelSpec):
+    """A ModelSpec with the hash of the weights that were planned with."""
+
+    sha256: str = Field("", description="sha256 over the base weights.")
+
+
+class RunSpec(Config):
+    """Everything one worker needs, resolved; `spec.yaml` of a run folder, runnable as it is."""
+
+    run_id: str
+    experiment: str
+    label: str
+    method: str = Field(description="The name as the person wrote it.")
+    base_method: str = Field(description="The method file's key.")
+    preset: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict, description="The method's whole Config.")
+    modifiers: tuple[dict[str, Any], ...] = ()
+    recipe: dict[str, Any] | None = None
+    model: ModelRef
+    task: str
+    data: DataRef
+    training: TrainingSpec
+    learning_rate_source: str = ""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    predicted: dict[str, float | None] = Field(default_factory=dict)
+
+
+class Placed(Config):
+    """`placement.json`: what the daemon decided when it claimed the job."""
+
+    device: str = "cpu"
+    threads: int = Field(1, ge=1)
+    attempt: int = Field(1, ge=1)
+    neighbours: bool = False
+
+
+def canonical(spec: Config) -> str:
+    """JSON with sorted keys and no spaces; equal specs give equal text."""
+    return json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(spec: Config) -> str:
+    """First 12 hex digits of the sha256 of the canonical form."""
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:12]
+
+
+def parse_spec(value: Mapping[str, Any]) -> ExperimentSpec:
+    """Check a plain mapping (form or YAML) and return the spec.
+
+    Raises:
+        WorkbenchError: one sentence about the first problem.
+    """
+    try:
+        spec = ExperimentSpec.model_validate(dict(value))
+    except ValidationError as error:
+        where = error.errors()[0]["loc"]
+        model = {"training": TrainingSpec, "data": DataSpec, "model": ModelSpec}.get(where[0] if len(where) > 1 else "", ExperimentSpec)
+        raise from_pydantic(error, "spec", model.model_fields) from None
+    if isinstance(spec.training.learning_rate, tuple):
+        raise NotBuiltYet("a list of learning rates (a search per method) is not built yet; give one rate or auto.")
+    return spec
+
+
+def load_spec(path: str | Path) -> ExperimentSpec:
+    """Read an experiment from a YAML file; relative data and model paths are taken from the file's folder."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > safe_yaml.MAX_BYTES or not path.is_file():
+            raise WorkbenchError(f"a spec must be a YAML file of at most 1 MB; got {path}.")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise WorkbenchError(f"the spec {path} cannot be read: {error.strerror or error}.") from None
+    spec = parse_spec(safe_yaml.loads(raw, path.name))
+    return _anchored(spec, path.resolve().parent)
+
+
+def _anchored(spec: ExperimentSpec, folder: Path) -> ExperimentSpec:
+    """Turn paths that exist beside the spec file into absolute ones."""
+
+    def anchor(source: Any) -> Any:
+        if not isinstance(source, str) or source.startswith("bundled/"):
+            return source
+        path = folder / source
+        return str(path) if path.exists() else source
+
+    data = spec.data.model_copy(update={k: anchor(getattr(spec.data, k)) for k in ("source", "validation", "test")})
+    model = spec.model.model_copy(update={"source": anchor(spec.model.source)})
+    return spec.model_copy(update={"data": data, "model": model})

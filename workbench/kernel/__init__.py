@@ -1,0 +1,1 @@
+"""The method contract and the one place that edits a host model."""

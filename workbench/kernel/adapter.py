@@ -1,0 +1,120 @@
+"""One adapter: what a method put on a host, what of it is stored, and what of it trains."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.core.errors import WorkbenchError
+from workbench.core.types import Placement, Site
+from workbench.kernel import attach as surgery
+from workbench.kernel.contract import Method, Part
+
+
+class Adapter(nn.Module):
+    """What one method put on a host: parts at sites, a shared module, and chosen base tensors.
+
+    Attributes:
+        method, cfg: the method class and its Config.
+        sites: the sites the method matched, in model order.
+        chosen: base tensor path -> our own trainable Parameter that stands in for it while active.
+    """
+
+    def __init__(self, name: str, key: str, method: type[Method], cfg: Placement, sites: list[Site]) -> None:
+        super().__init__()
+        self.name, self.key, self.method, self.cfg, self.sites = name, key, method, cfg, sites
+        self.parts = nn.ModuleDict()
+        self.shared: nn.Module | None = None
+        self.chosen = nn.ParameterDict()
+        self._places: dict[str, tuple[nn.Parameter, list[tuple[nn.Module, str]]]] = {}
+
+    def named_parts(self) -> Iterator[tuple[str, Part]]:
+        """(unique key, part) in attach order."""
+        for safe, part in self.parts.items():
+            yield safe.replace("/", "."), part  # type: ignore[misc]
+
+    def add_part(self, key: str, part: Part) -> None:
+        """Register a part under its site's key."""
+        self.parts[key.replace(".", "/")] = part
+
+    def choose(self, host: nn.Module, path: str) -> None:
+        """Take one base tensor over: our copy trains, the original object is kept untouched."""
+        owner, _, leaf = path.rpartition(".")
+        original = host.get_submodule(owner)._parameters[leaf]
+        if original is None or any(original is p for p, _ in self._places.values()):
+            return  # a tied tensor is taken once, under its first name
+        safe = path.replace(".", "/")
+        self._places[safe] = (original, surgery.holders(host, original))
+        self.chosen[safe] = nn.Parameter(original.detach().clone())
+
+    def originals(self) -> dict[str, tuple[nn.Parameter, nn.Parameter, list[tuple[nn.Module, str]]]]:
+        """Base tensor path -> (base Parameter, our Parameter, the modules that hold it)."""
+        return {s.replace("/", "."): (o, self.chosen[s], where) for s, (o, where) in self._places.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that must be stored, with modifiers applied: `<site>.<tensor>`, `shared.<..>`, `base.<path>`."""
+        found: dict[str, Tensor] = {}
+        groups = [*self.named_parts(), *([("shared", self.shared)] if self.shared is not None else [])]
+        for key, module in groups:
+            found |= {f"{key}.{n}": t.detach() for n, t in effective(module)}
+        return found | {f"base.{n}": own.detach() for n, (_, own, _) in self.originals().items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy stored tensors in; keys and shapes must match exactly.
+
+        Raises:
+            WorkbenchError: names the first missing, unexpected or misshapen tensor.
+        """
+        mine = self.tensors()
+        for word, names in (("lacks", mine.keys() - tensors.keys()), ("has an unexpected", tensors.keys() - mine.keys())):
+            if names:
+                raise WorkbenchError(f"the adapter {word} tensor {min(names)!r} ({len(names)} in all); it was made for another setup.")
+        for key, tensor in mine.items():
+            if tensor.shape != tensors[key].shape:
+                raise WorkbenchError(f"tensor {key!r} must have shape {tuple(tensor.shape)}; got {tuple(tensors[key].shape)}.")
+        with torch.no_grad():
+            for key, tensor in mine.items():
+                tensor.copy_(tensors[key])
+
+    def named_trainable(self) -> dict[str, nn.Parameter]:
+        """Tensors an optimizer should move, by name."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def new_params(self) -> int:
+        """Trainable scalars that the base does not have."""
+        return sum(p.numel() for n, p in self.named_trainable().items() if not n.startswith("chosen."))
+
+    def base_params(self) -> int:
+        """Trainable scalars that are base tensors."""
+        return sum(p.numel() for p in self.chosen.values())
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Adapter":
+        """Follow the host to its device, but stay in fp32 when the host is cast down."""
+
+        def moved(t: Tensor) -> Tensor:
+            new = fn(t)
+            return new.to(t.dtype) if new.is_floating_point() and new.dtype != t.dtype else new
+
+        for module in (self.parts, self.shared):
+            if module is not None:
+                module._apply(moved)
+        self.chosen._apply(fn)
+        return self
+
+
+def effective(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, value) of a module's parameters and persistent buffers, parametrizations evaluated under their plain name."""
+    for prefix, child in module.named_modules():
+        if "parametrizations" in prefix.split("."):
+            continue
+        plain = getattr(child, "parametrizations", {})
+        dot = f"{prefix}." if prefix else ""
+        for name in plain:
+            yield dot + name, getattr(child, name)
+        for name, value in child._parameters.items():
+            if value is not None:
+                yield dot + name, value
+        for name, value in child._buffers.items():
+            if value is not None and name not in child._non_persistent_buffers_set:
+                yield dot + name, value

@@ -1,0 +1,1 @@
+"""Adaptation methods: one file each, grouped in families. README.md here is generated from the files."""

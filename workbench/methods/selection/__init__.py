@@ -1,0 +1,1 @@
+"""Nothing new: chosen tensors of the base are trained."""

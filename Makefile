@@ -1,0 +1,52 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+# e.g. make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu ; empty = what pip finds by itself
+TORCH_INDEX ?=
+export PYTHONPATH := $(CURDIR)
+export TOKENIZERS_PARALLELISM := false
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: demo test test-all app check fix mutate gpu
+
+demo: $(VENV)/.installed
+	$(BIN)/python -P -m workbench run docs/demo.yaml
+	@echo; echo "Open the app with:  make app   (then http://127.0.0.1:8501)"
+
+app: $(VENV)/.installed
+	$(BIN)/python -P -m streamlit run app.py
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip install -q -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	touch $@
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -P -m pytest -q -n 2 --dist loadfile tests
+
+test-all: $(VENV)/.installed-dev
+	WORKBENCH_ALL_HOSTS=1 $(BIN)/python -P -m pytest -q -n 2 --dist loadfile --slow tests
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+	$(BIN)/python -P -m pytest -q -n 2 --dist loadfile tests/house tests/core tests/kernel tests/contract
+
+fix: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+mutate: $(VENV)/.installed-dev
+	$(BIN)/python -P tests/mutate/run.py
+
+gpu:
+	$(PYTHON) -m pytest -q tests -m gpu -p no:cacheprovider

@@ -1,0 +1,1 @@
+"""Judging a model apart from training it, and measuring what it costs."""

@@ -1,0 +1,86 @@
+"""What a training costs: peak memory over the loaded model, and which precision is faster on this processor."""
+
+import gc
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.core.paths import cache
+
+
+class PeakMemory:
+    """Peak memory between `start` and `stop`, above what was in use at `start`.
+
+    On CUDA the allocator's peak (allocated bytes, the model included); on CPU the peak resident set over the set with the
+    model loaded, from the kernel's own high-water mark, which is reset at the start.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.kind = "cuda_allocated" if device.startswith("cuda") else "cpu_rss_over_model"
+        self._base = 0
+        self._resettable = False
+
+    def start(self) -> "PeakMemory":
+        """Begin to measure."""
+        gc.collect()
+        if self.device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return self
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+            self._resettable = True
+        except OSError:
+            self.kind = "cpu_rss_end_over_model"  # no high-water mark to reset here: say so
+        self._base = _status("VmRSS")
+        return self
+
+    def peak(self) -> int:
+        """Bytes so far."""
+        if self.device.startswith("cuda"):
+            return int(torch.cuda.max_memory_allocated(self.device))
+        return max(_status("VmHWM" if self._resettable else "VmRSS") - self._base, 0)
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def gemm_seconds(dtype: torch.dtype, device: str = "cpu", repeats: int = 12) -> float:
+    """Median seconds of one (512, 384) x (384, 1536) product."""
+    a, b = torch.randn(512, 384, device=device).to(dtype), torch.randn(384, 1536, device=device).to(dtype)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ b
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return sorted(times[2:])[(repeats - 2) // 2]
+
+
+def faster_precision(device: str, threads: int) -> str:
+    """`bf16` where its matrix product measures at least 1.5 times as fast as fp32, else `fp32`.
+
+    The answer is measured once per device, thread count and torch version and then kept, so that equal runs stay equal.
+    """
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+    key = f"{name}|{threads}|{torch.__version__}"
+    file = cache() / "precision.json"
+    try:
+        known: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        ratio = gemm_seconds(torch.float32, device) / gemm_seconds(torch.bfloat16, device)
+        known[key] = {"fp32_over_bf16": round(ratio, 2), "choice": "bf16" if ratio >= 1.5 else "fp32"}
+        work = file.with_suffix(".tmp")
+        work.write_text(json.dumps(known, indent=1))
+        work.replace(file)
+    return str(known[key]["choice"])

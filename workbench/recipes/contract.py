@@ -1,0 +1,76 @@
+"""What a recipe must say: phases, the loss of a step, and what happens after a step and between phases. The loop drives."""
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from workbench.core.types import Config, Paper
+from workbench.evaluate.evaluation import forward
+from workbench.kernel.adapter import Adapter
+from workbench.kernel.host import Adapters
+from workbench.tasks.contract import Batch, Task
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of optimizer steps with an optimizer and a schedule of its own."""
+
+    name: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a recipe works on: the host with its adapters, the one that trains, the task and the head's parameters."""
+
+    host: nn.Module
+    adapters: Adapters
+    adapter: Adapter
+    task: Task
+    head: tuple[nn.Parameter, ...]
+
+
+class Recipe(ABC):
+    """A training procedure. Every verb has the standard meaning unless a final class says otherwise."""
+
+    Config: ClassVar[type[Config]]
+    paper: ClassVar[Paper | None] = None
+    resumable: ClassVar[bool] = True
+
+    def __init__(self, cfg: Any, models: Models, seed: int) -> None:
+        self.cfg, self.models, self.seed = cfg, models, seed
+
+    def phases(self, steps: int) -> list[Phase]:
+        """How the run's optimizer steps are spent."""
+        return [Phase("train", steps)]
+
+    def step(self, batch: Batch) -> Tensor:
+        """The loss of one forward pass: the task's mean loss plus the adapter's penalty."""
+        loss = self.models.task.losses(forward(self.models.host, batch), batch).mean()
+        penalty = self.models.adapter.penalty()
+        return loss if penalty is None else loss + penalty
+
+    def before_update(self) -> None:
+        """Called when the gradients of a step are complete, before clipping and the update."""
+
+    def after_step(self, step: int) -> None:
+        """Called after the update."""
+
+    def between(self, done: Phase) -> None:
+        """Called when a phase has ended and another follows."""
+
+    def trained(self) -> int | None:
+        """Scalars of the adapter that can differ from the base at the end, if the recipe makes them fewer."""
+        return None
+
+    @classmethod
+    def count(cls, cfg: Any, dense: int, maskable: int) -> int:
+        """`trained` before the run: from the adapter's scalars and those of them that a mask may leave out."""
+        return dense
+
+    @classmethod
+    def problem(cls, cfg: Any, method: str, select: bool) -> str | None:
+        """One sentence if the recipe does not go with this method."""
+        return None

@@ -1,0 +1,243 @@
+"""What a task must say: its columns, its host and head, how rows become batches, the loss, the predictions and the metrics."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from workbench.core.errors import WorkbenchError
+from workbench.data.table import Table
+
+
+@dataclass
+class Example:
+    """One encoded row; `length` is its size for bucketing."""
+
+    id: int
+    length: int
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass gets.
+
+    Attributes:
+        inputs: keyword arguments of the host.
+        facts: context for the parts, e.g. `positions` (batch, 2): first prompt token, one past the last.
+        targets: what the loss compares with.
+        examples: the rows themselves, in order.
+    """
+
+    inputs: dict[str, Tensor]
+    facts: dict[str, Tensor]
+    targets: Tensor
+    examples: Sequence[Example]
+
+    @property
+    def ids(self) -> list[int]:
+        """Row ids in the source."""
+        return [e.id for e in self.examples]
+
+    def to(self, device: str) -> "Batch":
+        """The same batch on a device."""
+
+        def move(some: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {k: v.to(device, non_blocking=True) for k, v in some.items()}
+
+        return Batch(move(self.inputs), move(self.facts), self.targets.to(device, non_blocking=True), self.examples)
+
+
+class Prediction(NamedTuple):
+    """One row's outcome.
+
+    Attributes:
+        id: the row in the source.
+        label, prediction: what was right and what was said.
+        score: probability of the prediction; for language models the share of right next tokens.
+        loss: the row's own mean loss.
+        weight: scored tokens of the row; 1 for one label.
+    """
+
+    id: int
+    label: str
+    prediction: str
+    score: float
+    loss: float
+    weight: int = 1
+
+
+class Task(ABC):
+    """One task on one base model folder; final classes are one file each."""
+
+    parts: ClassVar[tuple[Mapping[str, bool], ...]]
+    """Alternatives of {column part: required}."""
+    provides: ClassVar[tuple[str, ...]] = ("mask", "positions")
+    """Context keys its batches carry."""
+    metric: ClassVar[str]
+    """The headline metric."""
+    greater_is_better: ClassVar[bool] = True
+    has_labels: ClassVar[bool] = True
+    """Whether rows carry a class label."""
+    answer: ClassVar[str] = "label"
+    """The column part that holds the truth; rows to predict may come without it."""
+
+    def __init__(self, folder: Path, labels: Sequence[str], max_length: int) -> None:
+        """folder: the base model, with its tokenizer or processor; labels: class names in a fixed order."""
+        self.folder, self.labels, self.max_length = Path(folder), tuple(labels), max_length
+
+    @abstractmethod
+    def host(self, seed: int = 0, meta: bool = False) -> nn.Module:
+        """The base model with the task's head, freshly initialised from `seed`; on the meta device nothing is allocated."""
+
+    @abstractmethod
+    def head(self, host: nn.Module) -> tuple[str, ...]:
+        """Module paths of the head: what the task initialises anew; empty if it has none."""
+
+    @abstractmethod
+    def encode(self, table: Table) -> list[Example]:
+        """Rows to examples, in order."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Examples to one padded batch."""
+
+    @abstractmethod
+    def losses(self, output: Any, batch: Batch) -> Tensor:
+        """The loss of each example (batch,) in fp32; computed here, never by the model."""
+
+    @abstractmethod
+    def predictions(self, host: nn.Module | None, output: Any, batch: Batch) -> list[Prediction]:
+        """One prediction per row; without a host nothing is generated, only what the output itself says."""
+
+    @abstractmethod
+    def metrics(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Metrics over one split; holds `metric`."""
+
+    def logits(self, output: Any, batch: Batch) -> Tensor:
+        """What an export is compared by: (batch, classes) or (batch, tokens, vocabulary) with padding zeroed."""
+        return output.logits.float()
+
+
+class Classification(Task):
+    """What text and image classification share: labels, cross-entropy, accuracy and macro F1."""
+
+    metric = "accuracy"
+
+    def losses(self, output: Any, batch: Batch) -> Tensor:
+        """Cross-entropy of each example."""
+        return nn.functional.cross_entropy(output.logits.float(), batch.targets, reduction="none")
+
+    def predictions(self, host: nn.Module | None, output: Any, batch: Batch) -> list[Prediction]:
+        """The likeliest class and its probability."""
+        score, best = output.logits.float().softmax(-1).max(-1)
+        rows = zip(batch.ids, batch.targets.tolist(), best.tolist(), score.tolist(), self.losses(output, batch).tolist(), strict=True)
+        return [Prediction(i, self.labels[t], self.labels[p], s, loss) for i, t, p, s, loss in rows]
+
+    def metrics(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Accuracy, macro F1 and mean loss."""
+        from sklearn.metrics import accuracy_score, f1_score
+
+        true, got = [p.label for p in predictions], [p.prediction for p in predictions]
+        return {
+            "accuracy": float(accuracy_score(true, got)),
+            "macro_f1": float(f1_score(true, got, average="macro", zero_division=0.0)),
+            "loss": sum(p.loss for p in predictions) / len(predictions),
+        }
+
+    def targets(self, table: Table) -> list[int]:
+        """Labels as indices, 0 where the rows come without; a label that training never saw is an error."""
+        if "label" not in table.columns:
+            return [0] * len(table)
+        index = {label: i for i, label in enumerate(self.labels)}
+        for label in table.column("label"):
+            if label not in index:
+                raise WorkbenchError(f"the label {label!r} is not one of the {len(self.labels)} labels of this task.")
+        return [index[label] for label in table.column("label")]
+
+
+HEADS = ("classifier", "score", "pre_classifier", "classification_head")
+"""Names under which transformers puts the classification head."""
+
+
+def build(auto: Any, folder: Path, seed: int, meta: bool, **config: Any) -> tuple[nn.Module, tuple[str, ...]]:
+    """A transformers model of the class family `auto` from a folder, and the module paths of its new head.
+
+    Args:
+        auto: e.g. AutoModelForSequenceClassification.
+        folder: config.json and safetensors.
+        seed: seed of the head's initial values, independent of the method.
+        meta: only shapes, from config.json alone.
+        config: overrides, e.g. num_labels.
+    """
+    from transformers import AutoConfig
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # its report of new head tensors would read like a problem in every log
+    logging.disable_progress_bar()
+    settings = AutoConfig.from_pretrained(folder, local_files_only=True, **config)
+    if meta:
+        with torch.device("meta"):
+            host = auto.from_config(settings)
+        stored = stored_modules(folder, host) if any(folder.glob("*.safetensors")) else None  # None: a bare config is planned
+        lacking = [] if stored is None else sorted({k.rpartition(".")[0] for k in host.state_dict()} - stored)
+        fresh = [p for p in lacking if not _tied(host, p)]
+    else:
+        host, info = auto.from_pretrained(
+            folder, config=settings, local_files_only=True, use_safetensors=True, ignore_mismatched_sizes=True,
+            output_loading_info=True, dtype="auto",
+        )  # fmt: skip
+        mismatched = [k[0] if isinstance(k, tuple) else k for k in info["mismatched_keys"]]
+        fresh = sorted({k.rpartition(".")[0] for k in [*info["missing_keys"], *mismatched]})
+    head = tuple(dict.fromkeys([h for h in HEADS if hasattr(host, h)] + [p for p in fresh if p.split(".")[0] not in HEADS]))
+    strange = [p for p in fresh if p.split(".")[0] not in HEADS and "pooler" not in p]
+    if strange:
+        raise WorkbenchError(f"the weights in {folder.name} lack {strange[0]} ({len(strange)} modules in all); they do not fit this model class.")
+    if not meta:
+        init_head([host.get_submodule(h) for h in head], seed, getattr(settings, "initializer_range", 0.02))
+        host.eval()
+    return host, head
+
+
+def stored_modules(folder: Path, host: nn.Module) -> set[str]:
+    """Module paths of `host` whose tensors are in the folder's safetensors files, read from their headers."""
+    from safetensors import safe_open
+
+    keys: set[str] = set()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            keys |= set(opened.keys())
+    prefix = f"{getattr(host, 'base_model_prefix', '')}."
+    bare = {k.removeprefix(prefix) for k in keys}
+    there = {k for k in host.state_dict() if k.removeprefix(prefix) in bare}
+    return {k.rpartition(".")[0] for k in there}
+
+
+def _tied(host: nn.Module, path: str) -> bool:
+    """Whether a module without stored tensors gets them from another one (tied output embeddings)."""
+    return path in {k.rpartition(".")[0] for k in getattr(host, "all_tied_weights_keys", {})} or path == "lm_head"
+
+
+@torch.no_grad()
+def init_head(modules: Sequence[nn.Module], seed: int, std: float) -> None:
+    """Fresh values: weights N(0, std), biases 0, norms 1; the same for every method of one seed."""
+    gen = torch.Generator().manual_seed(seed)
+    for module in (m for top in modules for m in top.modules()):
+        for name, param in module.named_parameters(recurse=False):
+            if name == "bias":
+                param.zero_()
+            elif "norm" in type(module).__name__.lower():
+                param.fill_(1)
+            else:
+                param.copy_(torch.randn(param.shape, generator=gen) * std)
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
+    """Rows of token ids as one (batch, longest) tensor."""
+    longest = max(len(r) for r in rows)
+    filled = [[value] * (longest - len(r)) + list(r) if left else list(r) + [value] * (longest - len(r)) for r in rows]
+    return torch.tensor(filled)

@@ -1,0 +1,151 @@
+"""Causal language modelling: continue a prompt; the loss counts the completion only."""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.core.errors import WorkbenchError
+from workbench.data.table import Table
+from workbench.tasks.contract import Batch, Example, Prediction, Task, build, pad
+
+IGNORED = -100
+MAX_NEW_TOKENS = 64
+"""Longest answer that is generated for exact match; longer completions are scored by their tokens only."""
+
+
+class CausalLM(Task):
+    """`{prompt, completion}`, `{messages}` or `{text}` to tokens; host: AutoModelForCausalLM, without a head."""
+
+    parts = ({"prompt": True, "completion": True}, {"messages": True}, {"text": True})
+    metric = "perplexity"
+    greater_is_better = False
+    has_labels = False
+    answer = "completion"
+
+    def __init__(self, folder: Path, labels: Sequence[str], max_length: int) -> None:
+        from transformers import AutoTokenizer
+
+        super().__init__(folder, (), max_length)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.unk_token
+
+    def host(self, seed: int = 0, meta: bool = False) -> nn.Module:
+        from transformers import AutoModelForCausalLM
+
+        return build(AutoModelForCausalLM, self.folder, seed, meta)[0]
+
+    def head(self, host: nn.Module) -> tuple[str, ...]:
+        return ()
+
+    def encode(self, table: Table) -> list[Example]:
+        return [self._example(row) for row in table]
+
+    def _example(self, row: dict[str, Any]) -> Example:
+        prompt, completion = self._texts(row)
+        special = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None and "messages" not in row else []
+        head = special + (self.tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else [])
+        tail = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        if "messages" not in row and self.tokenizer.eos_token_id is not None:
+            tail = [*tail, self.tokenizer.eos_token_id]
+        if "prompt" in row and "completion" not in row:  # to be predicted: room for the answer
+            tail = [self.tokenizer.pad_token_id] * min(MAX_NEW_TOKENS, self.max_length // 2)
+        tail = tail[: self.max_length - 1]
+        head = head[-(self.max_length - len(tail)) :] if head else []
+        if len(head) + len(tail) < 2:
+            raise WorkbenchError(f"row {row['id']} must hold at least two tokens of text; it is empty.")
+        return Example(row["id"], len(head) + len(tail), {"head": head, "tail": tail, "asks": bool(prompt), "answer": completion})
+
+    def _texts(self, row: dict[str, Any]) -> tuple[str, str]:
+        """The prompt and the completion as text; a chat goes through the tokenizer's own template."""
+        if "text" in row:
+            return "", str(row["text"])
+        if "prompt" in row:
+            return str(row["prompt"]), str(row.get("completion", ""))
+        chat = row["messages"]
+        good = isinstance(chat, list) and len(chat) > 1 and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in chat)
+        if not good or chat[-1]["role"] != "assistant":
+            raise WorkbenchError(f"messages of row {row['id']} must be a list of {{role, content}} that ends with the assistant.")
+        if not self.tokenizer.chat_template:
+            raise WorkbenchError("the tokenizer of this base model has no chat template; give prompt and completion columns.")
+        prompt = self.tokenizer.apply_chat_template(chat[:-1], tokenize=False, add_generation_prompt=True)
+        whole = self.tokenizer.apply_chat_template(chat, tokenize=False)
+        if not whole.startswith(prompt):
+            raise WorkbenchError("the chat template rewrites earlier turns, so the completion cannot be told apart; use prompt and completion.")
+        return prompt, whole[len(prompt) :]
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        rows = [e.fields["head"] + e.fields["tail"] for e in examples]
+        goals = [[IGNORED] * len(e.fields["head"]) + e.fields["tail"] for e in examples]
+        lengths = torch.tensor([len(r) for r in rows])
+        tokens = pad(rows, self.tokenizer.pad_token_id)
+        mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
+        prompts = torch.tensor([len(e.fields["head"]) or len(e.fields["tail"]) for e in examples])
+        positions = torch.stack([torch.zeros_like(prompts), prompts], 1)
+        return Batch({"input_ids": tokens, "attention_mask": mask}, {"positions": positions}, pad(goals, IGNORED), examples)
+
+    def _scored(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Per example: summed cross-entropy, right next tokens, scored tokens, each (batch,)."""
+        goals = batch.targets[:, 1:]  # (batch, tokens - 1)
+        counted = goals != IGNORED
+        logits = output.logits[:, :-1][counted].float()  # (scored, vocabulary): only what the loss needs is cast up
+        right = goals[counted]
+        row = counted.nonzero()[:, 0]
+        zero = torch.zeros(len(goals), device=logits.device)
+        nll = zero.index_add(0, row, nn.functional.cross_entropy(logits, right, reduction="none"))
+        hits = zero.index_add(0, row, (logits.argmax(-1) == right).float())
+        return nll, hits, counted.sum(1)
+
+    def losses(self, output: Any, batch: Batch) -> Tensor:
+        """Mean cross-entropy over each example's completion tokens."""
+        nll, _, count = self._scored(output, batch)
+        return nll / count.clamp(min=1)
+
+    def predictions(self, host: nn.Module | None, output: Any, batch: Batch) -> list[Prediction]:
+        nll, hits, count = self._scored(output, batch)
+        size = count.clamp(min=1)
+        said = [""] * len(batch.examples) if host is None else self._answers(host, batch.examples)
+        values = zip(batch.examples, said, (hits / size).tolist(), (nll / size).tolist(), count.tolist(), strict=True)
+        return [Prediction(e.id, e.fields["answer"].strip(), text, s, loss, n) for e, text, s, loss, n in values]
+
+    @torch.no_grad()
+    def _answers(self, host: nn.Module, examples: Sequence[Example]) -> list[str]:
+        """Greedy continuations of the prompts; empty where there is no prompt or the answer is too long to ask for."""
+        asked = [i for i, e in enumerate(examples) if e.fields["asks"] and len(e.fields["tail"]) <= MAX_NEW_TOKENS]
+        said = [""] * len(examples)
+        if not asked:
+            return said
+        heads = [examples[i].fields["head"] for i in asked]
+        device = next(host.parameters()).device
+        tokens = pad(heads, self.tokenizer.pad_token_id, left=True)
+        lengths = torch.tensor([len(h) for h in heads])
+        width = tokens.shape[1]
+        mask = (torch.arange(width) >= width - lengths[:, None]).long()
+        positions = torch.stack([width - lengths, torch.full_like(lengths, width)], 1).to(device)
+        adapters = getattr(host, "workbench", None)
+        longest = max(len(examples[i].fields["tail"]) for i in asked)
+        with adapters.context(positions=positions) if adapters is not None else nullcontext():
+            out = host.generate(  # type: ignore[operator]
+                input_ids=tokens.to(device), attention_mask=mask.to(device), do_sample=False, num_beams=1, max_new_tokens=longest,
+                temperature=None, top_p=None, top_k=None, pad_token_id=self.tokenizer.pad_token_id,
+            )  # fmt: skip
+        for i, row in zip(asked, out[:, width:], strict=True):
+            said[i] = self.tokenizer.decode(row, skip_special_tokens=True).strip()
+        return said
+
+    def metrics(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Perplexity and next-token accuracy over all scored tokens; exact match where an answer was generated."""
+        total = sum(p.weight for p in predictions)
+        nll = sum(p.loss * p.weight for p in predictions) / total
+        found = {"perplexity": math.exp(min(nll, 80)), "token_accuracy": sum(p.score * p.weight for p in predictions) / total, "loss": nll}
+        if any(p.prediction for p in predictions):
+            found["exact_match"] = sum(p.prediction == p.label for p in predictions) / len(predictions)
+        return found
+
+    def logits(self, output: Any, batch: Batch) -> Tensor:
+        return output.logits.float() * batch.inputs["attention_mask"][..., None]

@@ -1,0 +1,73 @@
+"""Image classification: one label for an image."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.core.errors import WorkbenchError
+from workbench.data.table import Table
+from workbench.tasks.contract import Batch, Classification, Example, build
+
+
+class ImageClassification(Classification):
+    """`{image, label}` to a class; host: AutoModelForImageClassification."""
+
+    parts = ({"image": True, "label": True},)
+    provides = ()
+
+    def __init__(self, folder: Path, labels: Sequence[str], max_length: int) -> None:
+        super().__init__(folder, labels, max_length)
+        self.pixels = Pixels(self.folder)
+
+    def host(self, seed: int = 0, meta: bool = False) -> nn.Module:
+        from transformers import AutoModelForImageClassification
+
+        names = dict(enumerate(self.labels))
+        ids = {"id2label": names, "label2id": {v: k for k, v in names.items()}}
+        host, self._head = build(AutoModelForImageClassification, self.folder, seed, meta, **ids)
+        return host
+
+    def head(self, host: nn.Module) -> tuple[str, ...]:
+        return self._head
+
+    def encode(self, table: Table) -> list[Example]:
+        rows = zip(table.ids, table.column("image"), self.targets(table), strict=True)
+        return [Example(i, 1, {"image": image, "target": t}) for i, image, t in rows]
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        pixels = torch.stack([self.pixels(e.fields["image"]) for e in examples])  # (batch, channels, height, width)
+        targets = torch.tensor([e.fields["target"] for e in examples])
+        return Batch({"pixel_values": pixels}, {}, targets, examples)
+
+
+class Pixels:
+    """Images as the base model was trained to see them, from its preprocessor_config.json."""
+
+    def __init__(self, folder: Path) -> None:
+        file = folder / "preprocessor_config.json"
+        if not file.is_file():
+            raise WorkbenchError(f"a base model for images must ship preprocessor_config.json; {folder.name} does not.")
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        size = facts.get("size") or {}
+        side = size if isinstance(size, int) else size.get("height") or size.get("shortest_edge") or config["image_size"]
+        self.side, self.channels = int(side), int(config.get("num_channels", 3))
+        self.scale = float(facts.get("rescale_factor", 1 / 255)) if facts.get("do_rescale", True) else 1.0
+        normalise = facts.get("do_normalize", True)
+        self.mean = torch.tensor(facts.get("image_mean", [0.5]) if normalise else [0.0]).view(-1, 1, 1)
+        self.std = torch.tensor(facts.get("image_std", [0.5]) if normalise else [1.0]).view(-1, 1, 1)
+
+    def __call__(self, image: Any) -> Tensor:
+        """An array (height, width[, channels]) of bytes, or an image file, as (channels, side, side)."""
+        import numpy as np
+        from PIL import Image
+
+        picture = Image.open(image) if isinstance(image, str | Path) else Image.fromarray(np.asarray(image, dtype=np.uint8))
+        picture = picture.convert("L" if self.channels == 1 else "RGB").resize((self.side, self.side), Image.Resampling.BILINEAR)
+        array = torch.from_numpy(np.array(picture, dtype=np.float32) * self.scale)
+        array = array[None] if array.dim() == 2 else array.permute(2, 0, 1)
+        return (array - self.mean) / self.std

@@ -1,0 +1,207 @@
+"""One run from its RunSpec to its result: load, attach, train, judge on the test split, save."""
+
+import platform
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench import modifiers, recipes, tasks
+from workbench.core.errors import WorkbenchError
+from workbench.core.events import Evaluated, Measured, Phase, Reporter, Saved, Started, Stopped
+from workbench.core.spec import Placed, RunSpec
+from workbench.data import Splits, check_unchanged, load_table
+from workbench.evaluate import evaluation, measure
+from workbench.kernel import registry, state
+from workbench.kernel.host import adapters_of
+from workbench.models.bundled import resolve_model, weights_sha256
+from workbench.recipes import Models
+from workbench.tasks.contract import Example, Task
+from workbench.train import batching
+from workbench.train.loop import Loop, Outcome
+
+REFERENCE_ROWS = 8
+SCORING_BATCHES = 8
+"""Training batches that a modifier may look at before training, e.g. to score weights."""
+ADAPTER = "adapter"
+"""Name of the trained adapter on its host."""
+
+
+class Session:
+    """Holds what one run needs while it lives; `run` is the whole story."""
+
+    def __init__(self, spec: RunSpec, reporter: Reporter, folder: Path, placed: Placed) -> None:
+        self.spec, self.reporter, self.folder, self.placed = spec, reporter, folder, placed
+        self.device = placed.device
+        self.began = time.time()
+        self.casting: Callable[[], AbstractContextManager] = nullcontext
+
+    def run(self) -> dict[str, Any]:
+        """See `workbench.train.run`."""
+        spec, training = self.spec, self.spec.training
+        torch.set_num_threads(self.placed.threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.manual_seed(spec.seed)
+        self.reporter.emit(Phase("loading"))
+        splits, task, models, sha = self._load()
+        examples = {name: task.encode(getattr(splits, name)) for name in ("train", "validation", "test")}
+        steps = self._steps(len(examples["train"]))
+        self.reporter.emit(Started(steps, self.placed.attempt, self.device, self.placed.threads))
+        self.precision = self._precision()
+        load_seconds = time.time() - self.began
+        memory = measure.PeakMemory(self.device).start()
+        recipe = self._prepare(models, examples["train"])
+        per_epoch = batching.steps_per_epoch(len(examples["train"]), training.batch_size, training.gradient_accumulation)
+        loop = Loop(models, recipe, training, spec.seed, self._rate(), self.reporter, self.device, self.casting,
+                    lambda: self._judge(models, examples["validation"])[1])  # fmt: skip
+        done = loop.run(examples["train"], steps, training.eval_every or per_epoch) if steps else Outcome()
+        peak = memory.peak()
+        self.reporter.emit(Phase("evaluating"))
+        start = time.time()
+        predictions, metrics = self._judge(models, examples["test"])
+        self.reporter.emit(Evaluated(done.steps, "test", metrics))
+        evaluation.write(predictions, "test", self.folder)
+        costs = self._costs(models, recipe, done) | {
+            "peak_memory_bytes": peak,
+            "memory_kind": memory.kind,
+            "load_seconds": load_seconds,
+            "eval_seconds": time.time() - start,
+            "metrics": metrics,
+            "base_sha256": sha,
+        }
+        self._save(models, splits, examples["test"], costs)
+        costs["adapter_bytes"] = (self.folder / ADAPTER / state.WEIGHTS).stat().st_size
+        self._tell(costs)
+        self.reporter.emit(Saved(ADAPTER, done.steps))
+        return costs
+
+    def _load(self) -> tuple[Splits, Task, Models, str]:
+        """Data, task, host with its adapter, and the sha256 of the base weights; each checked against the spec."""
+        spec = self.spec
+        if spec.model.load_in is not None:
+            raise WorkbenchError("quantised loading needs CUDA and bitsandbytes, which this version does not drive; leave load_in out.")
+        cls = tasks.find(spec.task)
+        check_unchanged(spec.data)
+        splits = load_table(spec.data, cls.parts)
+        folder = resolve_model(spec.model.source, spec.model.revision)
+        sha = weights_sha256(folder)
+        if spec.model.sha256 and sha != spec.model.sha256:
+            raise WorkbenchError(f"the weights of {spec.model.source} have changed since this run was planned; submit it again.")
+        task = cls(folder, splits.labels, spec.training.max_length)
+        host = task.host(spec.seed).to(self.device)
+        head = task.head(host)
+        adapters = adapters_of(host, head)
+        cfg = registry.configure(spec.base_method, spec.config)
+        adapter = adapters.attach(ADAPTER, spec.base_method, cfg, spec.seed)
+        params = tuple(p for h in head for p in host.get_submodule(h).parameters())
+        for p in params:
+            p.requires_grad_(True)
+        return splits, task, Models(host, adapters, adapter, task, params), sha
+
+    def _steps(self, rows: int) -> int:
+        training = self.spec.training
+        whole = batching.steps_per_epoch(rows, training.batch_size, training.gradient_accumulation)
+        steps = max(round(whole * training.epochs), 1)
+        return min(steps, training.max_steps) if training.max_steps else steps
+
+    def _precision(self) -> str:
+        wanted = self.spec.training.precision
+        chosen = measure.faster_precision(self.device, self.placed.threads) if wanted == "auto" else wanted
+        if chosen == "bf16":
+            self.casting = lambda: torch.autocast(self.device.split(":")[0], torch.bfloat16)
+        return chosen
+
+    def _rate(self) -> float:
+        rate = self.spec.training.learning_rate
+        if not isinstance(rate, float | int):
+            raise WorkbenchError(f"a run's learning rate must be resolved to a number; got {rate!r}.")
+        return float(rate)
+
+    def _prepare(self, models: Models, rows: list[Example]) -> recipes.Recipe:
+        """Apply the modifiers and build the recipe."""
+        gen = torch.Generator().manual_seed(self.spec.seed)
+        stream = batching.forever(rows, self.spec.training.batch_size, self.spec.seed)
+
+        def one_loss() -> torch.Tensor:
+            batch = models.task.collate(next(stream)).to(self.device)
+            return models.task.losses(evaluation.forward(models.host, batch), batch).mean()
+
+        if self.spec.modifiers:
+            self.reporter.emit(Phase("preparing"))
+            modifiers.apply_all(self.spec.modifiers, models.adapter, [one_loss] * SCORING_BATCHES, gen)
+        cls, cfg = recipes.configure(self.spec.recipe)
+        return cls(cfg, models, self.spec.seed)
+
+    def _judge(self, models: Models, rows: list[Example]) -> tuple[list, dict[str, float]]:
+        def heed() -> None:
+            if (wish := self.reporter.wish()) is not None:
+                raise Stopped(wish)
+
+        size = 2 * self.spec.training.batch_size
+        return evaluation.evaluate(models.task, models.host, rows, size, self.device, self.casting, heed)
+
+    def _costs(self, models: Models, recipe: recipes.Recipe, done: Outcome) -> dict[str, Any]:
+        """The result's figures that follow from the models and the loop."""
+        adapter, host = models.adapter, models.host
+        head = sum(p.numel() for p in models.head)
+        own = {id(p) for p in adapter.parameters()} - {id(p) for p in adapter.chosen.values()}
+        base = sum(p.numel() for p in host.parameters() if id(p) not in own) - head
+        shapes = {n: tuple(t.shape) for n, t in adapter.tensors().items()}
+        new = modifiers.count_all(self.spec.modifiers, shapes) if self.spec.modifiers else adapter.new_params()
+        kept = recipe.trained()
+        return {
+            "trainable_params": new + (adapter.base_params() if kept is None else kept),
+            "base_trained_params": adapter.base_params() if kept is None else kept,
+            "peak_trainable_params": max(done.peak_trainable - head, 0),
+            "head_params": head,
+            "total_params": base + adapter.new_params() + head,
+            "train_seconds": done.seconds,
+            "examples_per_second": done.examples / done.seconds if done.seconds else None,
+            "first_step_seconds": None if done.first_step is None else done.first_step - self.began,
+            "steps": done.steps,
+            "validation": done.validation,
+            "precision": self.precision,
+            "device": torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else platform.processor() or "cpu",
+            "threads": self.placed.threads,
+            "neighbours": self.placed.neighbours,
+            "learning_rate": self._rate(),
+            "versions": {n: version(n) for n in ("torch", "transformers", "peft")},
+        }
+
+    @torch.no_grad()
+    def _save(self, models: Models, splits: Splits, test: list[Example], costs: dict[str, Any]) -> None:
+        """Write adapter/ with the head, and inputs and fp32 logits of a few test rows."""
+        self.reporter.emit(Phase("saving"))
+        models.host.eval()
+        batch = models.task.collate(test[:REFERENCE_ROWS]).to(self.device)
+        logits = models.task.logits(evaluation.forward(models.host, batch), batch)
+        reference = {f"input.{k}": v for k, v in batch.inputs.items()} | {f"fact.{k}": v for k, v in batch.facts.items()}
+        heads = models.task.head(models.host)
+        head = {f"{h}.{n}": p for h in heads for n, p in models.host.get_submodule(h).state_dict().items()}
+        spec = self.spec
+        meta = {
+            "run_id": spec.run_id, "label": spec.label, "preset": spec.preset, "modifiers": list(spec.modifiers), "recipe": spec.recipe,
+            "base": {"source": spec.model.source, "revision": spec.model.revision, "sha256": costs["base_sha256"],
+                     "model_type": models.host.config.model_type},
+            "task": spec.task, "labels": list(splits.labels), "max_length": spec.training.max_length,
+            "columns": splits.mapping, "head": list(heads), "metrics": costs["metrics"],
+            "versions": costs["versions"],
+        }  # fmt: skip
+        state.save(self.folder / ADAPTER, models.adapter, meta, head, reference | {"logits": logits})
+
+    def _tell(self, costs: dict[str, Any]) -> None:
+        figures = {
+            "params/trainable": costs["trainable_params"],
+            "params/head": costs["head_params"],
+            "params/total": costs["total_params"],
+            "params/adapter_bytes": costs["adapter_bytes"],
+            "mem/peak_bytes": costs["peak_memory_bytes"],
+            "perf/train_seconds": costs["train_seconds"],
+            "perf/examples_per_second": costs["examples_per_second"],
+        }
+        notes = {"mem/kind": costs["memory_kind"], "precision": costs["precision"], "device": costs["device"]} | costs["versions"]
+        self.reporter.emit(Measured({k: float(v) for k, v in figures.items() if v is not None}, notes))

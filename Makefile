@@ -10,7 +10,7 @@ export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test test-all app check fix mutate gpu
+.PHONY: demo test test-all app check fix mutate throughput gpu
 
 demo: $(VENV)/.installed
 	$(BIN)/python -P -m workbench run docs/demo.yaml
@@ -50,3 +50,6 @@ mutate: $(VENV)/.installed-dev
 
 gpu:
 	$(PYTHON) -m pytest -q tests -m gpu -p no:cacheprovider
+
+throughput: $(VENV)/.installed-dev
+	$(BIN)/python -P tests/bench/throughput.py

@@ -1,0 +1,201 @@
+"""Submitting is all or nothing; every refusal is one sentence."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.jobs.living import make_spec, until
+from workbench.core import safe_yaml
+from workbench.core.errors import NotBuiltYet, WorkbenchError
+from workbench.core.paths import ROOT, run_folder
+from workbench.core.spec import RunSpec
+from workbench.jobs import client
+from workbench.jobs.store import Store
+
+
+@pytest.fixture
+def still(home, monkeypatch):
+    """The client without any daemon."""
+    monkeypatch.setattr(client, "ensure_daemon", lambda: None)
+    return client
+
+
+def left_in(home):
+    return sorted(path.name for path in (home / "runs").iterdir()) if (home / "runs").exists() else []
+
+
+def test_submit_writes_specs_that_read_back(still, home):
+    specs = [make_spec("one", note="1e-3"), make_spec("two", steps=2)]
+    assert still.submit(specs) == [1, 2]
+    rows = still.jobs()
+    assert [(r["run_id"], r["experiment"], r["name"], r["state"]) for r in rows] == [
+        ("one", "first-abc123", "first", "queued"),
+        ("two", "first-abc123", "first", "queued"),
+    ]
+    read = [RunSpec.model_validate(safe_yaml.loads((home / row["spec"]).read_bytes())) for row in rows]
+    assert read == specs
+    assert left_in(home) == ["one", "two"]
+
+
+def test_a_refused_submit_leaves_nothing(still, home):
+    still.submit([make_spec("one")])
+    with pytest.raises(WorkbenchError, match="one has a folder already"):
+        still.submit([make_spec("two"), make_spec("one"), make_spec("three")])
+    assert (left_in(home), len(still.jobs())) == (["one"], 1)
+    with pytest.raises(WorkbenchError, match="each with its own run id"):
+        still.submit([make_spec("four"), make_spec("four")])
+    with pytest.raises(WorkbenchError, match="at least one run"):
+        still.submit([])
+    with pytest.raises(WorkbenchError, match="run id must be"):
+        still.submit([make_spec("../out")])
+    assert (left_in(home), len(still.jobs())) == (["one"], 1)
+
+
+@pytest.mark.parametrize("broken", ["sync_folder", "write_whole"])
+def test_a_full_disk_while_submitting_leaves_nothing(still, home, monkeypatch, broken):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(client.wire, broken, fail)
+    with pytest.raises(WorkbenchError, match="the disk is full"):
+        still.submit([make_spec("one"), make_spec("two")])
+    assert (left_in(home), still.jobs()) == ([], [])
+
+
+def test_a_failing_store_leaves_no_folder(still, home, monkeypatch):
+    def fail(*_):
+        raise WorkbenchError("the job store is busy.")
+
+    monkeypatch.setattr(Store, "add", fail)
+    with pytest.raises(WorkbenchError, match="busy"):
+        still.submit([make_spec("one")])
+    assert left_in(home) == []
+
+
+def test_without_a_daemon_nothing_is_queued(home, monkeypatch):
+    def fail():
+        raise WorkbenchError("the daemon could not be started.")
+
+    monkeypatch.setattr(client, "ensure_daemon", fail)
+    with pytest.raises(WorkbenchError, match="daemon"):
+        client.submit([make_spec("one")])
+    assert (left_in(home), client.jobs()) == ([], [])
+
+
+def test_a_daemon_that_cannot_start_says_why(home):
+    (home / "jobs.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(
+        WorkbenchError, match=r"^the daemon could not be started: the job store .* not a database; move the file away\.$"
+    ):
+        client.ensure_daemon()
+
+
+def test_short_jobs_keep_their_request(still, home):
+    job = still.submit_short("export", {"run": "one", "format": "peft", "name": "mine", "experiment": "first-abc123"})
+    row = still.find(job)
+    assert (row["kind"], row["name"], row["experiment"]) == ("export", "mine", "first-abc123")
+    assert '"format": "peft"' in (home / row["spec"]).read_text()
+    with pytest.raises(WorkbenchError, match=r"closest: export"):
+        still.submit_short("exprt", {})
+    with pytest.raises(WorkbenchError, match="plain values"):
+        still.submit_short("export", {"what": object()})
+
+
+def test_find_by_number_run_id_or_prefix(still):
+    still.submit([make_spec("abc-1"), make_spec("abc-2"), make_spec("xyz")])
+    assert [still.find(r)["run_id"] for r in (1, "2", "abc-1", "x")] == ["abc-1", "abc-2", "abc-1", "xyz"]
+    with pytest.raises(WorkbenchError, match="fits 2: abc-1, abc-2"):
+        still.find("abc")
+    for missing in (99, "nothing", "", "9" * 40, "²"):
+        with pytest.raises(WorkbenchError, match="no job is called"):
+            still.find(missing)
+
+
+def test_delete_forgets_all_but_live_jobs(still, home):
+    still.submit([make_spec("one"), make_spec("two")])
+    lock = home / "locks" / "run-two.lock"
+    lock.touch()
+    with Store(home / "jobs.db") as store:
+        store.claim("cpu:0", ("train",))
+    with pytest.raises(WorkbenchError, match="a live job cannot be deleted"):
+        still.delete("one")
+    still.delete("two")
+    assert (left_in(home), [row["run_id"] for row in still.jobs()], lock.exists()) == (["one"], ["one"], False)
+
+
+def test_delete_gives_tracking_a_moment(still, monkeypatch):
+    monkeypatch.setattr(client, "TELL_WITHIN", 0.5)
+    still.submit([make_spec("one"), make_spec("two")])
+    with Store(client.jobs_db()) as store:
+        for job in (1, 2):
+            store.named(job, "ml")
+            store.cancel(job)
+        store.told(1, 1, "cancelled")
+    begin = time.monotonic()
+    still.delete(1)
+    assert time.monotonic() - begin < 0.4
+    still.delete(2)
+    assert time.monotonic() - begin >= 0.5
+    assert still.jobs() == []
+
+
+def test_what_is_not_built_says_so(still):
+    for act in (still.pause, still.resume):
+        with pytest.raises(NotBuiltYet, match="pause and resume are not built yet"):
+            act(1)
+
+
+def test_logs_before_the_start_are_empty(still):
+    still.submit([make_spec("one")])
+    assert still.logs("one") == ""
+    assert still.verdict("one") is None
+    (run_folder("one") / "train.log").write_bytes(b"\xff" * 10 + b"x" * 2_000_000)
+    assert len(still.logs("one")) == client.LOG_BYTES
+
+
+def test_interrupted_waiting_leaves_the_run(queue, home):
+    (job,) = queue.submit([make_spec("one", steps=40, seconds=0.05)])
+
+    def interrupt(rows):
+        if rows[0]["state"] == "running":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        queue.wait([job], interrupt)
+    assert queue.find(job)["state"] == "running"
+    queue.cancel(job)
+    assert queue.wait([job])[0]["state"] == "cancelled"
+    assert queue.wait([]) == []
+
+
+def test_a_client_killed_between_folders_and_rows_queued_nothing(home):
+    script = (
+        "import os, signal\nfrom tests.jobs.living import make_spec\nfrom workbench.jobs import client\n"
+        "client.ensure_daemon = lambda: None\nreal = client.wire.sync_folder\n"
+        "def die(folder):\n    real(folder)\n    folder.name == 'runs' and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "client.wire.sync_folder = die\nclient.submit([make_spec('one'), make_spec('two')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == -9
+    assert client.jobs() == []
+
+
+def test_the_client_stays_light(home):
+    script = (
+        "import sys\nfrom workbench.jobs import client, engine\nclient.jobs()\n"
+        "print(*sorted({'torch', 'transformers', 'peft', 'mlflow', 'pandas', 'streamlit', 'psutil'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_delete_while_the_worker_ends_is_refused(queue, home):
+    (job,) = queue.submit([make_spec("one")])
+    queue.wait([job])
+    until(lambda: not client.is_held(client.run_lock(home, "one")))
+    queue.delete(job)
+    assert left_in(home) == []

@@ -1,0 +1,250 @@
+"""What services, pages and the command line ask of the queue. Imports no torch; every answer is a plain value."""
+
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.core import safe_yaml
+from workbench.core.errors import NotBuiltYet, WorkbenchError, unknown
+from workbench.core.locks import is_held, run_lock
+from workbench.core.paths import home, jobs_db, run_folder
+from workbench.core.spec import RunSpec
+from workbench.jobs import daemon, detach, failures, wire
+from workbench.jobs.store import ENDED, LIVE, SHORT_KINDS, Row, Store
+
+LOG_BYTES = 1_000_000
+POLL = 0.2
+ENSURE_EVERY = 5.0
+TELL_WITHIN = 5.0
+
+
+def ensure_daemon() -> None:
+    """Make sure a daemon runs; an idle one of another code version is replaced.
+
+    Raises:
+        WorkbenchError: it cannot be started.
+    """
+    found = daemon.status()
+    if found["stale"]:
+        with Store(jobs_db()) as store:
+            busy = any(row["state"] != "queued" for row in store.active())
+        if not busy:
+            daemon.stop()
+            found = daemon.status()
+    if not found["running"]:
+        detach.launch(detach.python("workbench.jobs.daemon", "start"), "daemon", lambda: daemon.status()["running"])
+
+
+def submit(run_specs: Sequence[RunSpec]) -> list[int]:
+    """Queue trainings in this order: first their run folders, then all rows in one transaction.
+
+    Raises:
+        WorkbenchError: nothing was queued and nothing is left behind.
+    """
+    texts = {spec.run_id: safe_yaml.dumps(spec.model_dump(mode="json")) for spec in run_specs}
+    if not run_specs or len(texts) != len(run_specs):
+        raise WorkbenchError(f"submit must get at least one run, each with its own run id; got {len(run_specs)}.")
+    rows = [_row(s.run_id, s.experiment, "train", "spec.yaml", label=s.label, method=s.method, seed=s.seed) for s in run_specs]
+    return _queue(rows, texts)
+
+
+def submit_short(kind: str, request: Mapping[str, Any]) -> int:
+    """Queue an `operate`, `analyse`, `export` or `verify` job; `request` is plain JSON, its `name` and `experiment` are shown.
+
+    Raises:
+        WorkbenchError: the kind is unknown or the request has no JSON form; nothing was queued.
+    """
+    if kind not in SHORT_KINDS:
+        raise unknown("short kind of job", kind, SHORT_KINDS)
+    try:
+        text = json.dumps(wire.plain(dict(request)), ensure_ascii=False, indent=1)
+    except TypeError as error:
+        raise WorkbenchError(f"the request of {kind} must be plain values; {error}.") from None
+    run_id = f"{kind}-{secrets.token_hex(5)}"
+    row = _row(run_id, str(request.get("experiment") or ""), kind, "request.json", name=str(request.get("name") or kind))
+    return _queue([row], {run_id: text})[0]
+
+
+def _row(run_id: str, experiment: str, kind: str, file: str, **more: Any) -> Row:
+    stem, _, suffix = experiment.rpartition("-")
+    name = stem if stem and len(suffix) == 6 else experiment  # experiments are called <name>-<6 hex>
+    spec = str((run_folder(run_id) / file).relative_to(home()))
+    fields = {"run_id": run_id, "experiment": experiment, "name": name, "kind": kind, "spec": spec}
+    return {"label": "", "method": "", "seed": None, **fields, **more}
+
+
+def _queue(rows: Sequence[Row], texts: Mapping[str, str]) -> list[int]:
+    ensure_daemon()  # before anything is written: without a daemon nothing is queued
+    try:
+        made = _make_folders(rows, texts)
+    except OSError as error:
+        raise WorkbenchError(f"the run folders could not be written: {failures.sentence(error)}") from None
+    try:
+        with Store(jobs_db()) as store:
+            jobs = store.add(rows)
+    except BaseException:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    ensure_daemon()  # it may just have left for idleness; now that rows are there it cannot
+    return jobs
+
+
+def _make_folders(rows: Sequence[Row], texts: Mapping[str, str]) -> list[Path]:
+    """Write all folders aside, then rename each into place; on an error none remains."""
+    runs = home() / "runs"
+    runs.mkdir(exist_ok=True)
+    aside = runs / f".new-{secrets.token_hex(6)}"
+    made: list[Path] = []
+    try:
+        for row in rows:
+            folder = aside / row["run_id"]
+            folder.mkdir(parents=True)
+            wire.write_whole(folder / Path(row["spec"]).name, texts[row["run_id"]])
+        for row in rows:
+            target = run_folder(row["run_id"])
+            if target.exists():
+                raise WorkbenchError(f"a run id must be new; {row['run_id']} has a folder already: submit under another one.")
+            os.rename(aside / row["run_id"], target)
+            made.append(target)
+        wire.sync_folder(runs)
+    except BaseException:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return made
+
+
+def jobs(experiment: str | None = None) -> list[Row]:
+    """All jobs, oldest first; or those of an experiment id, or of the newest experiment of a bare name."""
+    with Store(jobs_db()) as store:
+        return store.rows(experiment)
+
+
+def find(reference: int | str) -> Row:
+    """The job with this number, run id, or unique beginning of a run id.
+
+    Raises:
+        WorkbenchError: none or several match.
+    """
+    text = str(reference)
+    with Store(jobs_db()) as store:
+        row = store.run(text) or (store.row(int(text)) if text.isascii() and text.isdigit() and len(text) < 19 else None)
+        found = [row] if row else store.starting_with(text) if text else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            some = ", ".join(row["run_id"] for row in found[:3])
+            raise WorkbenchError(f"{text!r} must mean one job; it fits {len(found)}: {some}{', ...' if len(found) > 3 else ''}.")
+        raise unknown("job", text, [name for row in store.rows() for name in (str(row["job"]), row["run_id"])])
+
+
+def wait(job_ids: Sequence[int], on_change: Callable[[list[Row]], None] | None = None) -> list[Row]:
+    """Wait until all these jobs are over (or paused) and return their rows; Ctrl-C leaves the runs alone.
+
+    Args:
+        job_ids: what `submit` returned; deleted ones are left out.
+        on_change: called with all rows at first and whenever one changed.
+    """
+    before: list[Row] | None = None
+    ensured = 0.0
+    with Store(jobs_db()) as store:
+        while True:
+            rows = store.some(job_ids) if job_ids else []
+            if rows != before and on_change is not None:
+                on_change(rows)
+            before = rows
+            if all(row["state"] in (*ENDED, "paused") for row in rows):
+                return rows
+            if time.monotonic() - ensured > ENSURE_EVERY:
+                ensure_daemon()  # a killed daemon must not make us wait for ever
+                ensured = time.monotonic()
+            time.sleep(POLL)
+
+
+def cancel(job: int | str) -> Row:
+    """End a waiting job at once, ask a live one to stop (signals follow if it does not); returns the row.
+
+    Raises:
+        WorkbenchError: the job is unknown or over already.
+    """
+    row = find(job)
+    with Store(jobs_db()) as store:
+        if not store.cancel(row["job"]):
+            state = (store.row(row["job"]) or row)["state"]
+            raise WorkbenchError(f"only a job that is not over can be cancelled; job {row['job']} is {state}.")
+    ensure_daemon()
+    return find(row["job"])
+
+
+def retry(job: int | str) -> Row:
+    """Queue a failed or cancelled job again: a fresh start under the same run id, its log goes on; returns the row.
+
+    Raises:
+        WorkbenchError: the job is unknown or in another state.
+    """
+    row = find(job)
+    ensure_daemon()
+    with Store(jobs_db()) as store:
+        if not store.retry(row["job"], row["attempt"]):
+            state = (store.row(row["job"]) or row)["state"]
+            raise WorkbenchError(f"only a failed or cancelled job can be retried; job {row['job']} is {state}.")
+    ensure_daemon()
+    return find(row["job"])
+
+
+def delete(job: int | str) -> None:
+    """Forget a job: its row, its run folder and its lock file. MLflow keeps its record, which gets a moment to be closed.
+
+    Raises:
+        WorkbenchError: the job is unknown or live.
+    """
+    row = find(job)
+    lock = run_lock(home(), row["run_id"])
+    with Store(jobs_db()) as store:
+        deadline = time.monotonic() + TELL_WITHIN
+        while time.monotonic() < deadline and any(one["job"] == row["job"] for one in store.untold()):
+            time.sleep(POLL)
+        if row["state"] in LIVE or is_held(lock) or not store.remove(row["job"]):
+            raise WorkbenchError(f"a live job cannot be deleted; cancel job {row['job']} first and wait until it is over.")
+    folder = run_folder(row["run_id"])
+    aside = folder.with_name(f".gone-{secrets.token_hex(6)}")
+    if folder.exists():
+        os.rename(folder, aside)  # so that the run is gone at once, however large its folder
+        shutil.rmtree(aside, ignore_errors=True)
+    lock.unlink(missing_ok=True)
+
+
+def logs(job: int | str) -> str:
+    """The text of a job's train.log, at most its last megabyte; empty before it started."""
+    path = run_folder(find(job)["run_id"]) / "train.log"
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            return file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+
+
+def verdict(job: int | str) -> dict[str, Any] | None:
+    """The verdict of a job's current attempt; None while there is none."""
+    row = find(job)
+    found = wire.read_json(run_folder(row["run_id"]) / "verdict.json")
+    return found if found is not None and found.get("attempt") == row["attempt"] else None
+
+
+def pause(job: int | str) -> None:
+    """Not built yet."""
+    raise NotBuiltYet(f"pause and resume are not built yet; cancel job {job} and retry it later instead.")
+
+
+def resume(job: int | str) -> None:
+    """Not built yet."""
+    raise NotBuiltYet(f"pause and resume are not built yet; retry job {job} to start it afresh.")

@@ -87,7 +87,7 @@ class Session:
         cls = tasks.find(spec.task)
         check_unchanged(spec.data)
         splits = load_table(spec.data, cls.parts)
-        folder = resolve_model(spec.model.source, spec.model.revision)
+        folder = resolve_model(spec.model.source, spec.model.revision, spec.model.trust_remote_code)
         sha = weights_sha256(folder)
         if spec.model.sha256 and sha != spec.model.sha256:
             raise WorkbenchError(f"the weights of {spec.model.source} have changed since this run was planned; submit it again.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
-from workbench.data.table import Table
+from workbench.data import Table, pixels
 from workbench.tasks.contract import Batch, Classification, Example, build
 
 
@@ -62,11 +62,11 @@ class Pixels:
         self.std = torch.tensor(facts.get("image_std", [0.5]) if normalise else [1.0]).view(-1, 1, 1)
 
     def __call__(self, image: Any) -> Tensor:
-        """An array (height, width[, channels]) of bytes, or an image file, as (channels, side, side)."""
+        """An image in any form that a data source gives, as (channels, side, side)."""
         import numpy as np
         from PIL import Image
 
-        picture = Image.open(image) if isinstance(image, str | Path) else Image.fromarray(np.asarray(image, dtype=np.uint8))
+        picture = Image.fromarray(pixels(image))
         picture = picture.convert("L" if self.channels == 1 else "RGB").resize((self.side, self.side), Image.Resampling.BILINEAR)
         array = torch.from_numpy(np.array(picture, dtype=np.float32) * self.scale)
         array = array[None] if array.dim() == 2 else array.permute(2, 0, 1)

@@ -1,0 +1,95 @@
+"""The spec: short forms, labels, canonical form, and one sentence for what is wrong."""
+
+import pytest
+
+from workbench.core import safe_yaml
+from workbench.core.errors import NotBuiltYet, WorkbenchError, unknown
+from workbench.core.paths import inside, safe_name
+from workbench.core.spec import canonical, digest, load_spec, parse_spec
+
+GOOD = {
+    "name": "first", "model": "bundled/minilm", "task": "text_classification", "data": "bundled/docstrings",
+    "methods": ["lora", {"method": "lora", "rank": 4}, {"method": "full", "recipe": "lt_sft", "modifiers": ["sparse"]}], "seeds": [0, 1],
+}  # fmt: skip
+
+
+def test_short_forms_and_labels():
+    spec = parse_spec(GOOD)
+    assert [m.label for m in spec.methods] == ["lora", "lora#2", "full+sparse@lt_sft"]
+    assert spec.methods[1].config == {"rank": 4}
+    assert spec.methods[2].recipe == {"recipe": "lt_sft"}
+    assert spec.model.source == "bundled/minilm"
+
+
+def test_canonical_form_is_stable_and_reads_back():
+    spec = parse_spec(GOOD)
+    again = parse_spec(safe_yaml.loads(safe_yaml.dumps(spec.model_dump(mode="json"))))
+    assert again == spec
+    assert digest(again) == digest(spec)
+    assert canonical(spec) != canonical(parse_spec({**GOOD, "seeds": [1, 0]}))
+
+
+BAD = {
+    "unknown key": ({"nmae": 1}, "closest: name"),
+    "unknown training key": ({"training": {"epoch": 1}}, "closest: epochs"),
+    "epochs 0": ({"training": {"epochs": 0}}, "above 0"),
+    "batch 0": ({"training": {"batch_size": 0}}, "at least 1"),
+    "rate negative": ({"training": {"learning_rate": -1}}, "above 0"),
+    "rate nan": ({"training": {"learning_rate": float("nan")}}, "learning_rate"),
+    "rate word": ({"training": {"learning_rate": "fast"}}, "learning_rate"),
+    "no seeds": ({"seeds": []}, "seeds"),
+    "twin seeds": ({"seeds": [1, 1]}, "different"),
+    "negative seed": ({"seeds": [-1]}, "whole numbers"),
+    "no methods": ({"methods": []}, "methods"),
+    "method number": ({"methods": [3]}, "name or a mapping"),
+    "method without name": ({"methods": [{"rank": 3}]}, "required but missing"),
+    "twin labels": ({"methods": [{"method": "lora", "label": "a"}, {"method": "lora", "label": "a"}]}, "unique"),
+    "name with path": ({"name": "../x"}, "letters"),
+    "test 1.5": ({"data": {"source": "x", "test": 1.5}}, "between 0 and 1"),
+    "fractions": ({"data": {"source": "x", "test": 0.5, "validation": 0.5}}, "less than 1"),
+    "data key": ({"data": {"source": "x", "tets": 0.1}}, "closest: test"),
+    "task missing": ({"task": None}, "task"),
+    "too many runs": ({"seeds": list(range(1000))}, "at most 2000 runs"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_specs_get_one_sentence(name):
+    change, word = BAD[name]
+    with pytest.raises(WorkbenchError) as caught:
+        parse_spec({**GOOD, **change})
+    assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_rates_is_not_built_yet():
+    with pytest.raises(NotBuiltYet, match="not built yet"):
+        parse_spec({**GOOD, "training": {"learning_rate": [1e-3, 1e-4]}})
+
+
+def test_relative_paths_are_taken_from_the_files_folder(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n")
+    (tmp_path / "spec.yaml").write_text(safe_yaml.dumps({**GOOD, "data": {"source": "rows.csv"}}))
+    assert load_spec(tmp_path / "spec.yaml").data.source == str(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."])
+def test_unreadable_specs_get_one_sentence(tmp_path, name):
+    with pytest.raises(WorkbenchError):
+        load_spec(tmp_path / name)
+
+
+def test_unknown_names_get_the_closest():
+    assert "closest: lora" in str(unknown("method", "lorra", ["lora", "ia3", "full"]))
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/etc/passwd", "a/../../b", "x\0y", "."])
+def test_names_never_lead_out_of_their_folder(tmp_path, name):
+    with pytest.raises((WorkbenchError, ValueError)):
+        inside(tmp_path / "root", name)
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a b", "a/b", "x" * 200, "a.", "-x"])
+def test_unsafe_names_are_refused(name):
+    with pytest.raises(WorkbenchError):
+        safe_name(name)

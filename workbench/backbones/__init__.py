@@ -14,7 +14,7 @@ from workbench.core.types import Placement, Site
 @cache
 def families() -> dict[str, Family]:
     """File name -> family, found by walking this folder."""
-    names = [m.name for m in pkgutil.iter_modules(__path__) if m.name not in ("family", "discovery")]
+    names = [m.name for m in pkgutil.iter_modules(__path__) if m.name not in ("family", "discovery", "tokens")]
     return {n: importlib.import_module(f"{__name__}.{n}").FAMILY for n in names}
 
 

@@ -35,14 +35,17 @@ ROLES = (
 )
 
 
-def token_port(call: Any, part: Any, ctx: Any, *args: Any, **kwargs: Any) -> Any:
+def token_port(call: Any, module: Any, part: Any, ctx: Any, *args: Any, **kwargs: Any) -> Any:
     """Run the encoder with virtual tokens in front, or with keys and values in front of every layer's own.
 
     The sequence keeps its virtual tokens: a classifier on the first token then reads the first virtual one, as in peft.
     """
     from workbench.backbones.tokens import widened
 
-    return widened(call, part, ctx, *args, cut=False, **kwargs)
+    config = module.config
+    shifted = config.model_type in ("roberta", "xlm-roberta", "camembert")  # their positions start behind the padding index
+    room = config.max_position_embeddings - (config.pad_token_id + 1 if shifted else 0)
+    return widened(call, module, part, ctx, *args, cut=getattr(config, "is_decoder", False), room=room, **kwargs)
 
 
 def tiny(model_type: str) -> Any:
@@ -51,7 +54,8 @@ def tiny(model_type: str) -> Any:
 
     sizes = {"vocab_size": 99, "max_position_embeddings": 64, "num_labels": 3, "pad_token_id": 0}
     if model_type == "distilbert":
-        sizes |= {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
+        sizes |= {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+        sizes |= {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
     else:
         sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
         sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -60,4 +64,5 @@ def tiny(model_type: str) -> Any:
         return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(model_type, **sizes)).eval()
 
 
-FAMILY = Family("bert", ("bert", "roberta", "distilbert", "xlm-roberta", "camembert"), ROLES, ("bert", "roberta", "distilbert"), token_port, tiny)
+_TYPES = ("bert", "roberta", "distilbert", "xlm-roberta", "camembert")
+FAMILY = Family("bert", _TYPES, ROLES, ("bert", "roberta", "distilbert"), token_port, tiny)

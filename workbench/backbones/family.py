@@ -1,12 +1,14 @@
 """What one architecture family is: where its roles lie, how tokens get in, and a tiny member for tests."""
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from workbench.core.errors import WorkbenchError
 from workbench.core.types import Site, SiteKind
 
 if TYPE_CHECKING:
@@ -45,8 +47,10 @@ class Family:
         model_types: `config.model_type` of its members.
         roles: the role table.
         inner: attribute names under which task models hold the encoder (`model.in` is that module).
-        token_port: (call, part, ctx, *args, **kwargs) -> output; runs the encoder with a token part's tokens.
+        token_port: (call, encoder, part, ctx, *args, **kwargs) -> output; runs the encoder with a token part's tokens.
         tiny: (model_type) -> a randomly initialised member, 32 wide, 2 blocks, for tests.
+        ports: where the family takes virtual tokens: `input`, `layers`.
+        matched: for a discovered family, sentences that say what was matched.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Family:
     inner: tuple[str, ...]
     token_port: Callable[..., Any]
     tiny: Callable[[str], "PreTrainedModel"]
+    ports: tuple[str, ...] = ("input", "layers")
+    matched: tuple[str, ...] = ()
 
     def inner_path(self, host: nn.Module) -> str:
         """Path of the encoder inside a task model; empty when the host is the encoder itself."""
@@ -81,7 +87,7 @@ class Family:
                 source = prefix + place.source.replace("#", str(depth)) if place.source else ""
                 found.append(make_site(path, module, place.role, depth, hidden, source, place.rows))
             if path == inner:
-                found.append(make_site(path, module, "model.in", -1, hidden))
+                found.append(self._entry(host, make_site(path, module, "model.in", -1, hidden)))
             if module._parameters and all(kind_of(module, place.role) == "point" for place, _ in matched):
                 found.append(make_site(path, module, _plain_role(module), block_number(path), hidden))
         return found
@@ -98,13 +104,40 @@ class Family:
             return None
         return found if isinstance(found, nn.Embedding) else None
 
+    def vocabulary(self, host: nn.Module) -> Tensor | None:
+        """The vectors (vocabulary, d) that the token embedding gives out, None where the host has none."""
+        table = self.embedding(host)
+        if table is None:
+            return None
+        scale = embedding_scale(table)
+        return table.weight.detach() if scale == 1 else table.weight.detach() * scale
+
+    def refusal(self, host: nn.Module, where: str) -> str | None:
+        """Why the host cannot take virtual tokens at its `input` or in its `layers`, in one sentence; None if it can."""
+        encoder = host.get_submodule(self.inner_path(host))
+        wanted = {"input": "inputs_embeds", "layers": "past_key_values"}[where]
+        takes = inspect.signature(type(encoder).forward).parameters
+        wordless = where == "input" and self.embedding(host) is None  # the family's own port then finds the place
+        if where in self.ports and (wordless or wanted in takes):
+            return None
+        place = "before its input" if where == "input" else "into its layers"
+        return f"{type(encoder).__name__} lets no virtual tokens {place} (it takes no {wanted}); use another method or model."
+
+    def _entry(self, host: nn.Module, site: Site) -> Site:
+        """The `model.in` site with what token parts must know before anything is built."""
+        port = self.port(host)
+        width, sizes = port["hidden"], (port["layers"], port["kv_heads"], port["head_dim"])
+        reasons = tuple((where, reason) for where in ("input", "layers") if (reason := self.refusal(host, where)))
+        return replace(site, shape=(width, width), keys_values=sizes, refuses=reasons)
+
     def port(self, host: nn.Module) -> Any:
-        """Sizes that a token part needs."""
+        """Sizes that a token part needs; `hidden` is the width of the token embedding."""
         config = host.config.get_text_config() if hasattr(host.config, "get_text_config") else host.config
         heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_heads", 1)
+        table = self.embedding(host)
         return {
-            "hidden": hidden_size(host),
-            "layers": self.n_blocks(host),
+            "hidden": hidden_size(host) if table is None else table.embedding_dim,
+            "layers": getattr(config, "num_hidden_layers", 0),
             "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
             "head_dim": getattr(config, "head_dim", None) or hidden_size(host) // heads,
         }
@@ -118,8 +151,17 @@ def block_number(path: str) -> int:
 
 def hidden_size(host: Any) -> int:
     """Width of the residual stream."""
-    config = host.config
-    return getattr(config, "hidden_size", None) or getattr(config, "n_embd", None) or config.dim
+    config = host.config.get_text_config() if hasattr(host.config, "get_text_config") else host.config
+    sizes = (getattr(config, name, None) for name in ("hidden_size", "n_embd", "dim"))
+    found = next((size for size in sizes if isinstance(size, int)), None)
+    if found is None:
+        raise WorkbenchError(f"a base model must have one hidden size; {type(config).__name__} names none.")
+    return found
+
+
+def embedding_scale(table: nn.Module) -> float:
+    """What an embedding multiplies its rows by before it gives them out; only Gemma's does."""
+    return getattr(table, "scalar_embed_scale", 1.0)
 
 
 def _plain_role(module: nn.Module) -> str:

@@ -86,7 +86,8 @@ def loads(data: bytes | str, what: str = "the spec") -> dict:
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise WorkbenchError(f"{what} must be valid YAML; it fails{where}: {getattr(error, 'problem', None) or error}.") from None
+        reason = " ".join(str(getattr(error, "problem", None) or error).split()).rstrip(".")
+        raise WorkbenchError(f"{what} must be valid YAML; it fails{where}: {reason}.") from None
     except RecursionError:
         raise WorkbenchError(f"YAML must be nested at most {MAX_DEPTH} deep; flatten it.") from None
     if not isinstance(value, dict):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 ROLES = tuple(
     "attn.q attn.k attn.v attn.out cross.q cross.k cross.v cross.out ffn.up ffn.gate ffn.down attn.block ffn.block block.out "
@@ -33,6 +33,8 @@ class Site:
         source: for block roles, path of the module whose first input is the sublayer's input; empty = the module itself.
         tensors: names and shapes of the module's own parameters.
         tower, stack: which encoder of a composite host, and which block stack, the site belongs to.
+        keys_values: on `model.in`, (layers, key/value heads, head width) of the encoder's attention.
+        refuses: on `model.in`, (`input` or `layers`, why virtual tokens cannot go there).
     """
 
     path: str
@@ -47,6 +49,8 @@ class Site:
     tensors: tuple[tuple[str, tuple[int, ...]], ...] = ()
     tower: str = "main"
     stack: str = "main"
+    keys_values: tuple[int, int, int] = (0, 0, 0)
+    refuses: tuple[tuple[str, str], ...] = ()
 
     @property
     def d_out(self) -> int:
@@ -60,8 +64,8 @@ class Site:
 
     @property
     def key(self) -> str:
-        """Unique, file-safe name: the path, plus the role where several share the module."""
-        return self.path if self.rows is None else f"{self.path}:{self.role}"
+        """Unique, file-safe name: the path (`model` for the host itself), plus the role where several share the module."""
+        return (self.path or "model") if self.rows is None else f"{self.path}:{self.role}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,16 @@ class Config(BaseModel):
     """Base of every Config: frozen, unknown keys refused, every field described and bounded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`true` is no number; pydantic would take it as 1."""
+        wanted = str(cls.model_fields[info.field_name or ""].annotation)
+        held = value if isinstance(value, list | tuple) else (value,)
+        if ("int" in wanted or "float" in wanted) and "bool" not in wanted and any(isinstance(v, bool) for v in held):
+            raise ValueError(f"it must be a number; got {str(value).lower()}")
+        return value
 
 
 class Placement(Config):

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.types import Placement, Site
@@ -54,11 +55,17 @@ class Adapter(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that must be stored, with modifiers applied: `<site>.<tensor>`, `shared.<..>`, `base.<path>`."""
-        found: dict[str, Tensor] = {}
-        groups = [*self.named_parts(), *([("shared", self.shared)] if self.shared is not None else [])]
-        for key, module in groups:
-            found |= {f"{key}.{n}": t.detach() for n, t in effective(module)}
+        found = {key: value.detach() for key, _, _, value in self._stored()}
         return found | {f"base.{n}": own.detach() for n, (_, own, _) in self.originals().items()}
+
+    def _groups(self) -> list[tuple[str, nn.Module]]:
+        return [*self.named_parts(), *([("shared", self.shared)] if self.shared is not None else [])]
+
+    def _stored(self) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+        """(stored key, module, the tensor's name in it, value) of every tensor of the parts and of `shared`."""
+        for prefix, module in self._groups():
+            for name, value in [*effective(module)]:
+                yield f"{prefix}.{name}", module, name, value
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy stored tensors in; keys and shapes must match exactly.
@@ -74,12 +81,21 @@ class Adapter(nn.Module):
             if tensor.shape != tensors[key].shape:
                 raise WorkbenchError(f"tensor {key!r} must have shape {tuple(tensor.shape)}; got {tuple(tensors[key].shape)}.")
         with torch.no_grad():
-            for key, tensor in mine.items():
-                tensor.copy_(tensors[key])
+            for key, module, name, value in self._stored():
+                assign(module, name, tensors[key].to(value))
+            for name, (_, own, _) in self.originals().items():
+                own.copy_(tensors[f"base.{name}"])
 
     def named_trainable(self) -> dict[str, nn.Parameter]:
         """Tensors an optimizer should move, by name."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Optimizer groups of everything that trains, each tensor exactly once, at the rates its part asks for."""
+        groups = [g for _, part in self.named_parts() for g in bare(part).param_groups(lr)]
+        grouped = {id(p) for g in groups for p in g["params"]}
+        rest = [p for p in self.named_trainable().values() if id(p) not in grouped]
+        return [g for g in [*groups, {"params": rest, "lr": lr}] if g["params"]]
 
     def new_params(self) -> int:
         """Trainable scalars that the base does not have."""
@@ -89,18 +105,57 @@ class Adapter(nn.Module):
         """Trainable scalars that are base tensors."""
         return sum(p.numel() for p in self.chosen.values())
 
+    def on_step(self, step: int, steps: int) -> None:
+        """Call after optimizer step `step` (from 1) of `steps`, before the gradients are cleared."""
+        for _, part in self.named_parts():
+            part.on_step(step, steps)
+
+    def penalty(self) -> Tensor | None:
+        """The sum of the parts' penalties, a scalar; None where no part has one."""
+        terms = [p for _, part in self.named_parts() if (p := part.penalty()) is not None]
+        return torch.stack([t.float() for t in terms]).sum() if terms else None
+
+    def progress(self) -> dict[str, Tensor]:
+        """What a checkpoint needs besides `tensors()` so that training goes on bitwise, e.g. running importance scores."""
+        return {}
+
+    def resume(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `progress` gave."""
+
     def _apply(self, fn: Any, recurse: bool = True) -> "Adapter":
         """Follow the host to its device, but stay in fp32 when the host is cast down."""
 
         def moved(t: Tensor) -> Tensor:
-            new = fn(t)
-            return new.to(t.dtype) if new.is_floating_point() and new.dtype != t.dtype else new
+            new = fn(t)  # casting `new` back would have rounded it
+            return t.to(new.device) if new.is_floating_point() and new.dtype != t.dtype else new
 
         for module in (self.parts, self.shared):
             if module is not None:
                 module._apply(moved)
         self.chosen._apply(fn)
         return self
+
+
+def bare(module: Any) -> Any:
+    """A view of the module as its class wrote it, with plain parameters where modifiers re-parametrised them."""
+    plain = getattr(module, "parametrizations", {})
+    view = object.__new__(type(module).__bases__[0] if plain else type(module))
+    view.__dict__ = {
+        **module.__dict__,
+        "_parameters": {**module._parameters, **{n: chain.original for n, chain in plain.items()}},
+        "_modules": {n: m and bare(m) for n, m in module._modules.items() if n != "parametrizations"},
+    }
+    return view
+
+
+def assign(module: nn.Module, name: str, value: Tensor) -> None:
+    """Write a tensor that `effective` names: bitwise, or to rounding where a parametrization has to be inverted."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if parametrize.is_parametrized(owner, leaf):
+        setattr(owner, leaf, value)
+    else:
+        getattr(owner, leaf).copy_(value)
 
 
 def effective(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

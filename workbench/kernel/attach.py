@@ -6,11 +6,13 @@ and unmerge put the same objects back, so the base returns bitwise in every dtyp
 
 import functools
 from collections.abc import Callable, Iterable
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from workbench.backbones.family import embedding_scale
 from workbench.core.types import Site
 from workbench.kernel.contract import ActivationPart, Context, Part, SidePart, TokenPart, WeightPart
 
@@ -42,7 +44,7 @@ def _addition(part: WeightPart, module: nn.Module, x: Tensor, y: Tensor, ctx: Co
     """What one weight part adds to the module's output, in fp32 unless autocast is on."""
     site = part.site
     if site.kind == "embedding":
-        return nn.functional.embedding(x, part.delta(matrix(module, site), ctx).t())
+        return embedding_scale(module) * nn.functional.embedding(x, part.delta(matrix(module, site), ctx).t())
     casting = torch.is_autocast_enabled(x.device.type)
     x = x if casting else x.float()
     if site.kind == "conv2d":
@@ -65,6 +67,16 @@ def _rows(ctx: Context, rows: Tensor, batch: int) -> Context:
     return {k: v[rows] if isinstance(v, Tensor) and v.dim() and v.shape[0] == batch else v for k, v in ctx.items()}
 
 
+def _behind(ctx: Context, n: int, lead: int) -> Context:
+    """The context where n virtual tokens follow the first `lead` ones."""
+    moved: dict[str, Any] = {}
+    if n and isinstance(mask := ctx.get("mask"), Tensor):
+        moved["mask"] = torch.cat([mask[:, :lead], mask.new_ones(len(mask), n), mask[:, lead:]], 1)
+    if n and isinstance(positions := ctx.get("positions"), Tensor):
+        moved["positions"] = positions + n * (positions >= lead)
+    return MappingProxyType({**ctx, **moved}) if moved else ctx
+
+
 class Patch:
     """Stands in for one module's `forward`; with nothing live it is the original call, bit for bit."""
 
@@ -73,7 +85,8 @@ class Patch:
         self.own_before = module.__dict__.get("forward")
         self.original: Callable[..., Any] = module.forward
         self.entries: list[tuple[str, Part]] = []
-        self.watchers: list[tuple[str, Callable[[Tensor, Any], None]]] = []
+        self.readers: list[tuple[str, Callable[[Any], None]]] = []  # get the input, before the call
+        self.watchers: list[tuple[str, Callable[[Any], None]]] = []  # get the output, after it
         self.is_root = False
         functools.update_wrapper(self, self.original)
         module.forward = self
@@ -88,9 +101,15 @@ class Patch:
     def drop(self, name: str) -> None:
         """Forget one adapter; the patch goes when nothing is left."""
         self.entries = [e for e in self.entries if e[0] != name]
+        self.readers = [r for r in self.readers if r[0] != name]
         self.watchers = [w for w in self.watchers if w[0] != name]
-        if not (self.entries or self.watchers or self.is_root):
+        if self.idle:
             self.remove()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing needs this patch."""
+        return not (self.entries or self.readers or self.watchers or self.is_root)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.is_root:
@@ -103,26 +122,54 @@ class Patch:
 
     def _run(self, args: tuple, kwargs: dict) -> Any:
         live = self.adapters.live(self.entries)
-        watchers = [w for n, w in self.watchers if self.adapters.weight(n)]
-        if not live and not watchers:
+        readers, watchers = ([w for n, w in some if self.adapters.weight(n)] for some in (self.readers, self.watchers))
+        if not (live or readers or watchers):
             return self.original(*args, **kwargs)
+        x = args[0] if args else next(iter(kwargs.values()), None)
+        for read in readers:
+            read(x)
         ctx = self.adapters.ctx
         call = self.original
         for one in live:
-            call = _around(one, call, ctx, self.adapters)
+            call = self._around(one, call, ctx)
         out = call(*args, **kwargs)
-        x = args[0] if args else next(iter(kwargs.values()), None)
-        for watcher in watchers:
-            watcher(x, out)
-        edits = [one for one in live if isinstance(one.part, WeightPart | SidePart) or _overrides(one.part, "edit")]
+        for watch in watchers:
+            watch(out)
+        edits = [one for one in live if _adds(one.part) or _overrides(one.part, "edit")]
         if not edits:
             return out
-        h = out[0] if isinstance(out, tuple) else out
+        h = first(out)
         h = self._weights([one for one in edits if isinstance(one.part, WeightPart)], x, h, ctx)
         for one in edits:
             if not isinstance(one.part, WeightPart):
                 h = self._edit(one, x, h, ctx)
-        return (h, *out[1:]) if isinstance(out, tuple) else h
+        return with_first(out, h)
+
+    def _around(self, one: Live, call: Callable[..., Any], ctx: Context) -> Callable[..., Any]:
+        """The call with one more part around it."""
+        part = one.part
+        if isinstance(part, TokenPart):
+            return functools.partial(self.adapters.backbone.token_port, self._among(call), self.module, part, ctx)
+        if isinstance(part, WeightPart) and part.whole and not self.adapters.merged:
+            return functools.partial(part.instead, None if call is self.original else call, one.weight, one.rows)
+        if not _overrides(part, "around"):
+            return call
+        if one.rows is not None:
+            raise NotImplementedError(f"{type(part).__name__} changes the call itself and cannot be chosen per example.")
+        return lambda *args, **kwargs: part.around(call, args, kwargs, ctx)
+
+    def _among(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, during which the context's mask and positions count `virtual` = (n, lead) added tokens."""
+
+        def run(*args: Any, virtual: tuple[int, int] = (0, 0), **kwargs: Any) -> Any:
+            before = self.adapters.ctx
+            self.adapters.ctx = _behind(before, *virtual)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.adapters.ctx = before
+
+        return run
 
     def _weights(self, live: list[Live], x: Tensor, y: Tensor, ctx: Context) -> Tensor:
         if not live or self.adapters.merged:
@@ -140,7 +187,7 @@ class Patch:
     def _edit(self, one: Live, x: Any, h: Tensor, ctx: Context) -> Tensor:
         """One activation or side part on the output h (batch, ...), in fp32 unless autocast is on."""
         part, weight, rows = one
-        source = self.adapters.inputs.get(part.site.source, x) if part.site.source else x
+        source = self.adapters.inputs[part.site.source] if part.site.source else x
         sub, some = (h, source) if rows is None else (h[rows], source[rows])
         near = ctx if rows is None else _rows(ctx, rows, len(h))
         casting = torch.is_autocast_enabled(h.device.type)
@@ -156,19 +203,24 @@ class Patch:
         return new.to(h.dtype) if rows is None else h.index_copy(0, rows, new.to(h.dtype))
 
 
+def first(out: Any) -> Any:
+    """The tensor a module returns first: itself, or the first item of a tuple or of a transformers output."""
+    return out if isinstance(out, Tensor) else out[0]
+
+
+def with_first(out: Any, h: Tensor) -> Any:
+    """The same output with its first tensor replaced."""
+    if isinstance(out, Tensor):
+        return h
+    return (h, *out[1:]) if isinstance(out, tuple) else type(out)(**{**out, next(iter(out)): h})
+
+
 def _overrides(part: Part, verb: str) -> bool:
     return isinstance(part, ActivationPart) and getattr(type(part), verb) is not getattr(ActivationPart, verb)
 
 
-def _around(one: Live, call: Callable[..., Any], ctx: Context, adapters: Any) -> Callable[..., Any]:
-    part = one.part
-    if isinstance(part, TokenPart):
-        return functools.partial(adapters.backbone.token_port, call, part, ctx)
-    if not _overrides(part, "around"):
-        return call
-    if one.rows is not None:
-        raise NotImplementedError(f"{type(part).__name__} changes the call itself and cannot be chosen per example.")
-    return lambda *args, **kwargs: part.around(call, args, kwargs, ctx)
+def _adds(part: Part) -> bool:
+    return isinstance(part, SidePart) or (isinstance(part, WeightPart) and not part.whole)
 
 
 def holders(host: nn.Module, param: nn.Parameter) -> list[tuple[nn.Module, str]]:

@@ -63,6 +63,16 @@ class Method:
         """Whether `merge` exists for this configuration."""
         return not cls.not_mergeable
 
+    @classmethod
+    def starts_as_base(cls, cfg: Any) -> bool:
+        """Whether a fresh adapter of this configuration leaves the host's output unchanged."""
+        return cls.identity_at_init
+
+    @classmethod
+    def problem(cls, cfg: Any, sites: list[Site]) -> str:
+        """Why this configuration cannot go on these sites, in one sentence; empty if it can. A problem of the plan."""
+        return ""
+
 
 class Part(Method, nn.Module, ABC):
     """A module at one site. `cfg`, `site` and `shared` are references, never registered as children."""
@@ -92,6 +102,8 @@ class WeightPart(Part):
     """Whether `apply_to` wants y = W x (without the bias); otherwise it gets None."""
     reads_weight: ClassVar[bool] = True
     """Whether `apply_to` wants the weight; False saves a cast over low-precision bases."""
+    whole: ClassVar[bool] = False
+    """Whether `instead` computes the module's whole output, and `apply_to` is not asked."""
 
     def __init__(self, cfg: Any, site: Site, shared: nn.Module | None, gen: torch.Generator, weight: Tensor) -> None:
         """weight: the site's base weight as a matrix (d_out, d_in) in fp32; read it, do not keep it."""
@@ -104,6 +116,10 @@ class WeightPart(Part):
     def apply_to(self, y: Tensor | None, x: Tensor, weight: Tensor, ctx: Context) -> Tensor:
         """delta @ x for x (..., d_in), the addition to the output (..., d_out); override when a cheaper order exists."""
         return nn.functional.linear(x, self.delta(weight, ctx))
+
+    def instead(self, below: Callable[..., Any] | None, weight: float, rows: Tensor | None, x: Tensor, *args: Any) -> Tensor:
+        """The module's output with this part in it; `below`: the call this one wraps, None for the bare module."""
+        raise TypeError(f"{type(self).__name__} declares whole=True and must implement instead()")
 
     def delta_bias(self, bias: Tensor, ctx: Context) -> Tensor | None:
         """The change of the bias (d_out,), or None."""
@@ -152,6 +168,13 @@ class TokenPart(Part):
         """embedding: the host's input embedding (vocabulary, hidden) in fp32 where it has one."""
         super().__init__(cfg, site, None)
         self.port = port
+
+    @classmethod
+    def problem(cls, cfg: Any, sites: list[Site]) -> str:
+        """Depths, which mean nothing here, or an encoder without a place for virtual tokens."""
+        if cfg.depths is not None:
+            return "virtual tokens belong to the whole base model; leave depths empty."
+        return next((reason for s in sites for where, reason in s.refuses if where == cls.where), "")
 
     def tokens(self, ctx: Context) -> Tensor:
         """Virtual tokens (n, hidden)."""
@@ -212,18 +235,11 @@ class Composite(Method):
     def parts(cls, cfg: Any) -> list[Slot]:
         """The parts of this configuration."""
 
-
-class Bridged(Method):
-    """A method whose maths is peft's: this file only describes it; `peft_bridge` runs it."""
-
-    engine = "peft"
-    kind = "weight"
-    peft_type: ClassVar[str]
-
     @classmethod
-    @abstractmethod
-    def peft_config(cls, cfg: Any, sites: list[Site]) -> dict[str, Any]:
-        """Keyword arguments of peft's config class besides target_modules."""
+    def problem(cls, cfg: Any, sites: list[Site]) -> str:
+        """The first problem of one of the parts on its own sites."""
+        near = ((slot.part, [s for s in sites if s.role in (cfg.roles or slot.roles)]) for slot in cls.parts(cfg))
+        return next((reason for part, mine in near if (reason := part.problem(cfg, mine))), "")
 
 
 class Modifier(ABC):

@@ -56,7 +56,7 @@ class Adapters(nn.Module):
         Raises:
             WorkbenchError: the name is taken, or a requested role matches nothing here.
         """
-        if not name.isidentifier() or name in self.members:
+        if not name.isidentifier() or hasattr(self.members, name):  # ModuleDict would take, but not give back, a `keys`
             raise WorkbenchError(f"an adapter's name must be new and made of letters, digits and _; got {name!r}.")
         if self.merged:
             raise WorkbenchError("adapters are merged into the base; unmerge before attaching another.")
@@ -66,6 +66,8 @@ class Adapters(nn.Module):
             owners = {a.method.engine for a in self.members.values() if any(s.path == site.path for s in a.sites)}
             if owners - {method.engine}:
                 raise WorkbenchError(f"{site.path} already carries an adapter of the other engine; use one engine per site.")
+        if problem := method.problem(cfg, sites):
+            raise WorkbenchError(problem)
         gen = torch.Generator().manual_seed(seed)
         if method.engine == "peft":
             from workbench.kernel import peft_bridge
@@ -73,7 +75,8 @@ class Adapters(nn.Module):
             adapter = peft_bridge.inject(self, name, key, method, cfg, sites, seed)
         else:
             adapter = Adapter(name, key, method, cfg, sites)
-            self._build(adapter, gen)
+            with self.only({}):  # parts read, and select parts take over, the base's own tensors
+                self._build(adapter, gen)
         adapter.train(self.host.training)
         self.members[name] = adapter
         self.activate({**self.active, name: 1.0})
@@ -101,30 +104,31 @@ class Adapters(nn.Module):
 
     def _part(self, cls: type[Part], cfg: Placement, site: Site, shared: nn.Module | None, gen: torch.Generator) -> Part:
         module = self.host.get_submodule(site.path)
+        near = "meta" if next(self.host.parameters()).is_meta else "cpu"  # a plan builds parts without allocating them
         if issubclass(cls, TokenPart):
-            embedding = self.backbone.embedding(self.host)
-            table = None if embedding is None else embedding.weight.detach().float().cpu()
+            table = self.backbone.vocabulary(self.host)
+            table = None if table is None else table.float().to(near)
             part: Part = cls(cfg, Port(**self.backbone.port(self.host)), site, gen, table)
         elif issubclass(cls, SidePart):
             part = cls(cfg, [s for s in self.sites if s.role == cls.reads], site, shared, gen)
         else:
             has_weight = site.kind in ("linear", "conv1d", "conv2d", "embedding")
-            part = cls(cfg, site, shared, gen, surgery.matrix(module, site).cpu() if has_weight else None)  # type: ignore[call-arg]
+            part = cls(cfg, site, shared, gen, surgery.matrix(module, site).to(near) if has_weight else None)  # type: ignore[call-arg]
         return part.to(next(self.host.parameters()).device)
 
     def _wire(self, name: str, part: Part, site: Site) -> None:
         self._patch(self.host.get_submodule(site.path)).entries.append((name, part))
         if site.source:
-            watch = self._patch(self.host.get_submodule(site.source))
-            watch.watchers.append((name, lambda x, _: self.inputs.__setitem__(site.source, x)))
+            above = self._patch(self.host.get_submodule(site.source))
+            above.readers.append((name, lambda x: self.inputs.__setitem__(site.source, x)))
         if isinstance(part, SidePart):
             for tap in (s for s in self.sites if s.role == part.reads):
                 watch = self._patch(self.host.get_submodule(tap.path))
                 watch.watchers.append((name, self._tap(id(part), tap.depth)))
 
     def _tap(self, part: int, depth: int) -> Any:
-        def keep(_: Any, out: Any) -> None:
-            self.taps.setdefault(part, {})[depth] = (out[0] if isinstance(out, tuple) else out).detach()
+        def keep(out: Any) -> None:
+            self.taps.setdefault(part, {})[depth] = surgery.first(out).detach()
 
         return keep
 
@@ -141,6 +145,9 @@ class Adapters(nn.Module):
         self.ctx = MappingProxyType({**facts, **self.given})
         if self.choice is not None:
             device = next(self.host.parameters()).device
+            batch = next((len(v) for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim()), len(self.choice))
+            if len(self.choice) != batch:
+                raise WorkbenchError(f"per_example needs one adapter (or None) for each of {batch} examples; got {len(self.choice)}.")
             picked = {n: [i for i, c in enumerate(self.choice) if c == n] for n in self.members}
             self._picked = {n: torch.tensor(rows, device=device) for n, rows in picked.items() if rows}
 
@@ -180,9 +187,6 @@ class Adapters(nn.Module):
             raise WorkbenchError("adapters are merged into the base; unmerge before switching.")
         self.active = {n: float(w) for n, w in weights.items() if w}
         self._place_chosen()
-        for name, adapter in self.members.items():
-            if adapter.method.engine == "peft":
-                adapter.enable(self.active.get(name, 0.0))  # type: ignore[operator]
 
     @contextmanager
     def only(self, weights: Mapping[str, float] | None = None) -> Iterator[None]:
@@ -204,7 +208,7 @@ class Adapters(nn.Module):
             if name not in self.members:
                 raise WorkbenchError(f"no adapter is called {name!r} here; attached: {', '.join(self.members) or 'none'}.")
             adapter = self.members[name]
-            if adapter.chosen or adapter.method.engine == "peft" or any(isinstance(p, TokenPart) for _, p in adapter.named_parts()):
+            if adapter.chosen or any(isinstance(p, TokenPart) for _, p in adapter.named_parts()):
                 raise WorkbenchError(f"{adapter.key} cannot be chosen per example: it changes more than single activations.")
         with self.only({}):
             self.choice = list(choice)
@@ -240,13 +244,14 @@ class Adapters(nn.Module):
                 raise WorkbenchError(f"{adapter.key} cannot be merged: {adapter.method.not_mergeable or 'not in this configuration'}.")
         if self.merged:
             raise WorkbenchError("adapters are already merged; unmerge first.")
-        for patch in list(self._patches.values()):
-            live = [one for one in self.live(patch.entries) if isinstance(one.part, WeightPart)]
-            if live:
-                self._merge_module(patch.module, live)
-        for name in self.active:
-            if self.members[name].method.engine == "peft":
-                self.merged += self.members[name].merge()  # type: ignore[operator]
+        try:
+            for patch in list(self._patches.values()):
+                live = [one for one in self.live(patch.entries) if isinstance(one.part, WeightPart)]
+                if live:
+                    self._merge_module(patch.module, live)
+        except Exception:
+            self.unmerge()
+            raise
 
     @torch.no_grad()
     def _merge_module(self, module: nn.Module, live: list[surgery.Live]) -> None:
@@ -280,14 +285,11 @@ class Adapters(nn.Module):
     def detach(self, name: str) -> None:
         """Remove one adapter; without adapters the host is bitwise and structurally what it was."""
         self.unmerge()
-        adapter = self.members[name]
         self.activate({n: w for n, w in self.active.items() if n != name})
-        if adapter.method.engine == "peft":
-            adapter.withdraw()  # type: ignore[operator]
         del self.members[name]
         for key, patch in list(self._patches.items()):
             patch.drop(name)
-            if not (patch.entries or patch.watchers or patch.is_root):
+            if patch.idle:
                 del self._patches[key]
 
     def release(self) -> None:

@@ -94,7 +94,7 @@ def describe(cls: type[Method]) -> dict[str, str]:
     """Title, formula, text, parameters and deviations, read from the module's docstring."""
     doc = inspect.getdoc(inspect.getmodule(cls)) or ""
     title, _, rest = doc.partition("\n")
-    blocks = [b for b in re.split(r"\n\s*\n", rest) if b.strip()]
+    blocks = [b.strip("\n") for b in re.split(r"\n\s*\n", rest) if b.strip()]
     formula = "\n\n".join(b for b in blocks if all(line.startswith("    ") or not line.strip() for line in b.splitlines()))
     prose = [b.strip() for b in blocks if not b.startswith("    ")]
 

@@ -96,7 +96,7 @@ def pack(adapter: Adapter) -> dict[str, Tensor]:
 
 def unpack(adapter: Adapter, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Stored tensors in the form `Adapter.load` wants."""
-    full = {k: v for k, v in tensors.items() if "#" not in k}
+    full = {k: v for k, v in tensors.items() if not (k.startswith("base.") and k.endswith(("#at", "#to")))}
     for path, (original, _, _) in adapter.originals().items():
         at, to = tensors.get(f"base.{path}#at"), tensors.get(f"base.{path}#to")
         if at is not None and to is not None:
@@ -205,6 +205,7 @@ def restore(host: nn.Module, stored: Stored, name: str = "adapter", head: tuple[
     adapter = adapters.attach(name, stored.meta["method"], cfg)
     try:
         adapter.load(unpack(adapter, stored.tensors))
+        adapters.activate(adapters.active)  # base tensors that several adapters change are summed at this point
         load_head(host, stored.head)
     except Exception:
         adapters.detach(name)

@@ -1,0 +1,1 @@
+"""Weights are rotated or reflected rather than added to."""

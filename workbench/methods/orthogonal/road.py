@@ -1,0 +1,50 @@
+"""RoAd: pairs of a layer's outputs are rotated and scaled.
+
+    y' = R (W x + bias),   R: 2 x 2 blocks [[a cos t, -a sin t], [a sin t, a cos t]]      a = 1, t = 0
+
+Output j of a group of g is paired with output j + g/2. RoAd_1 has one angle and one scale per pair; RoAd_2 one per output,
+RoAd_4 one per entry of the block, so that it is no rotation any more. Applied as elementwise products, so that examples of one
+batch can each use their own adapter at no extra cost. Half of the pairs can be trained for one task and half for another.
+
+Parameters per site: d_out; 2 d_out with RoAd_2, 4 d_out with RoAd_4.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from workbench.core.types import Paper, Placement, Preset, Site
+from workbench.kernel.bridged import Bridged
+
+
+class RoAdConfig(Placement):
+    """Options of RoAd."""
+
+    variant: Literal["road_1", "road_2", "road_4"] = Field("road_1", description="One angle per pair, per output, or per entry.")
+    group: int = Field(64, ge=2, le=8192, multiple_of=2, description="Outputs g in a group; it divides every output width.")
+
+
+class RoAd(Bridged):
+    """See the module's docstring."""
+
+    Config, tiny = RoAdConfig, RoAdConfig(group=8)
+    peft_type = "ROAD"
+    roles = ("attn.q", "attn.k", "attn.v", "attn.out", "ffn.up", "ffn.gate", "ffn.down")
+    paper = Paper("Liao and Monz, 2024", "https://arxiv.org/abs/2409.00119", 63)
+    default_lr = (3e-3, "house choice near the paper's rates on GLUE")
+    presets = {
+        "road_2": Preset({"variant": "road_2"}, "RoAd_2: an angle and a scale per output."),
+        "road_4": Preset({"variant": "road_4"}, "RoAd_4: an angle and a scale per entry of every 2 x 2 block."),
+    }
+
+    @classmethod
+    def peft_config(cls, cfg: RoAdConfig, sites: list[Site]) -> dict[str, Any]:
+        return {"variant": cfg.variant, "group_size": cfg.group}
+
+    @classmethod
+    def misfit(cls, cfg: RoAdConfig, site: Site) -> str:
+        return f"an output that group = {cfg.group} divides" if site.d_out % cfg.group else ""
+
+    @staticmethod
+    def n_params(cfg: RoAdConfig, sites: list[Site]) -> int:
+        return sum(int(cfg.variant[-1]) * s.d_out for s in sites)

@@ -1,0 +1,1 @@
+"""All sites share one bank of vectors or projections; each site trains little beside it."""

@@ -1,0 +1,1 @@
+"""Small networks beside a frozen base: nothing is propagated back through it."""

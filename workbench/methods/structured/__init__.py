@@ -1,0 +1,1 @@
+"""Changes of a fixed structure: diagonals, scales, Kronecker products."""

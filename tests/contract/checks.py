@@ -20,7 +20,7 @@ from workbench.core.types import Placement
 from workbench.kernel import registry, state
 from workbench.kernel.adapter import Adapter
 from workbench.kernel.contract import Method
-from workbench.kernel.host import default_roles
+from workbench.kernel.registry import default_roles
 
 Check = Callable[["Case"], None]
 

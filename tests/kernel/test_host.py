@@ -173,6 +173,20 @@ def test_merging_and_switching_exclude_each_other() -> None:
     assert torch.equal(run(model, "bert"), base)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_unmerge_puts_the_very_same_tensors_back(dtype: torch.dtype) -> None:
+    """Weights and biases of the base: the same objects, the same bits."""
+    model = hosts.host("bert").to(dtype)
+    put(model, "dense")
+    before, apart = hosts.snapshot(model), run(model, "bert")
+    model.workbench.merge()
+    changed = {line.split(":")[0] for line in hosts.differences(before, hosts.snapshot(model)) if "another value" in line}
+    assert changed == {f"{s.path}.{n}" for s in model.workbench.members["a"].sites for n in ("weight", "bias")}
+    model.workbench.unmerge()
+    assert not hosts.differences(before, hosts.snapshot(model))
+    assert torch.equal(run(model, "bert"), apart)
+
+
 def test_a_merge_that_fails_half_way_leaves_nothing_merged() -> None:
     """GPT-2 ties its embedding to the output: that weight is refused, and what was merged before is taken back."""
     model = hosts.host("gpt2")

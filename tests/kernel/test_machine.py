@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -17,9 +17,9 @@ KEYS = ("lora", "dora", "ia3", "bitfit", "full", "bottleneck")
 class Life(RuleBasedStateMachine):
     """What a person can do to one host."""
 
-    @initialize(family=st.sampled_from(["bert", "gpt2"]), low=st.booleans(), key=st.sampled_from(KEYS))
+    @initialize(family=st.sampled_from(["bert", "gpt2"]), low=st.booleans(), key=st.sampled_from(KEYS[:3]))
     def begin(self, family: str, low: bool, key: str) -> None:
-        """A host in fp32 or bf16, with a first adapter."""
+        """A host in fp32 or bf16, with a first adapter that can be merged."""
         self.family = family
         self.model = hosts.host(family).to(torch.bfloat16 if low else torch.float32)
         self.before, self.base = hosts.snapshot(self.model), run(self.model, family)
@@ -62,17 +62,18 @@ class Life(RuleBasedStateMachine):
     def merge(self, all_of_them: bool) -> None:
         """What is on goes into the weights, or a sentence says why not and nothing changed."""
         members = self.model.workbench.members
-        weights = {n: 1.0 for n, a in members.items() if a.method.mergeable(a.cfg)} if all_of_them else self.model.workbench.active
+        weights = (
+            {n: 1.0 for n, a in members.items() if a.method.mergeable(a.cfg)} if all_of_them else self.model.workbench.active
+        )
         self.model.workbench.activate(weights)
         apart = run(self.model, self.family)
-        if any(
-            not a.method.mergeable(a.cfg) for n, a in self.model.workbench.members.items() if n in self.model.workbench.active
-        ):
+        if any(not members[n].method.mergeable(members[n].cfg) for n in weights):
             with pytest.raises(WorkbenchError, match="cannot be merged"):
                 self.model.workbench.merge()
             assert torch.equal(run(self.model, self.family), apart)
             return
         self.model.workbench.merge()
+        event("merged" if self.model.workbench.merged else "nothing to merge")
         near = 2e-4 if self.model.dtype == torch.float32 else 0.3
         assert torch.allclose(run(self.model, self.family), apart, atol=near * max(1.0, apart.abs().max().item()))
 
@@ -111,7 +112,7 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(
-    max_examples=25,
+    max_examples=40,
     stateful_step_count=12,
     deadline=None,
     derandomize=True,

@@ -76,6 +76,19 @@ def test_kept_fraction_is_exact(score: str, scope: str, method: str) -> None:
         )
 
 
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_the_largest_scores_stay(scope: str) -> None:
+    """By magnitude, in each group the smallest entry that stays is at least the largest that goes."""
+    _, adapter = sparse("bottleneck", score="magnitude", scope=scope, keep=0.4)
+    pairs = []
+    for module, name in matrices(adapter).values():
+        (mask,) = module.parametrizations[name]
+        size = module.parametrizations[name].original.abs()
+        pairs.append((size[mask.keep], size[~mask.keep]))
+    groups = pairs if scope == "local" else [tuple(map(torch.cat, zip(*pairs, strict=True)))]
+    assert all(stays.min() >= goes.max() for stays, goes in groups)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("method", METHODS)
 def test_pruned_entries_stay_zero(method: str, optimizer: str) -> None:

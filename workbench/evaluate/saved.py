@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workbench.core import safe_yaml
 from workbench.core.errors import WorkbenchError
-from workbench.core.paths import SAFE_NAME, home, run_folder
+from workbench.core.paths import SAFE_NAME, run_folder
 from workbench.core.spec import RunSpec
 from workbench.data import check_unchanged, load_table
 from workbench.evaluate import evaluation
@@ -34,12 +34,14 @@ class Revived:
 
     Attributes:
         stored: what was read.
+        folder: where it was read from.
         base: folder of the base model.
         task, host, adapter: rebuilt; `adapter` is called "adapter" on the host.
         dtypes: dtype of every base tensor before the host was cast.
     """
 
     stored: Stored
+    folder: Path
     base: Path
     task: Task
     host: nn.Module
@@ -71,19 +73,32 @@ class Output:
     logits: Tensor
 
 
+def place(folder: str | Path) -> Path:
+    """The adapter folder; `folder` may also be the run folder that holds it."""
+    folder = Path(folder)
+    return folder / "adapter" if not (folder / state.META).exists() and (folder / "adapter").is_dir() else folder
+
+
 def read(folder: Path) -> Stored:
-    """An adapter folder; `folder` may also be the run folder that holds it.
+    """An adapter folder.
 
     Raises:
         WorkbenchError: no adapter there, or its JSON lacks what is needed to rebuild the model.
     """
-    folder = Path(folder)
-    stored = state.read(folder / "adapter" if not (folder / state.META).exists() and (folder / "adapter").is_dir() else folder)
+    stored = state.read(folder)
     meta, base = stored.meta, stored.meta.get("base")
-    good = isinstance(base, dict) and all(isinstance(base.get(k), str) for k in ("source", "sha256")) and isinstance(meta.get("task"), str)
+    good = (
+        isinstance(base, dict)
+        and all(isinstance(base.get(k), str) for k in ("source", "sha256"))
+        and isinstance(meta.get("task"), str)
+    )
     lists = all(isinstance(meta.get(k), list) and all(isinstance(v, str) for v in meta[k]) for k in ("labels", "head"))
-    if not (good and lists and isinstance(meta.get("max_length"), int) and not isinstance(base.get("revision"), int | list | dict)):
-        raise WorkbenchError(f"{state.META} must name base, task, labels, head and max_length; this one does not: export the run again.")
+    if not (
+        good and lists and isinstance(meta.get("max_length"), int) and not isinstance(base.get("revision"), int | list | dict)
+    ):
+        raise WorkbenchError(
+            f"{state.META} must name base, task, labels, head and max_length; this one does not: export the run again."
+        )
     return stored
 
 
@@ -98,8 +113,8 @@ def base_folder(meta: Mapping[str, Any]) -> Path:
     now = weights_sha256(folder)
     if now != base["sha256"]:
         raise WorkbenchError(
-            f"the adapter must go on the base weights it was trained on (sha256 {base['sha256'][:12]}...); {base['source']} now has "
-            f"{now[:12]}...: get that revision, or train again."
+            f"the adapter must go on the base weights it was trained on (sha256 {base['sha256'][:12]}...); {base['source']} now "
+            f"has {now[:12]}...: get that revision, or train again."
         )
     return folder
 
@@ -109,11 +124,11 @@ def task_of(meta: Mapping[str, Any], base: Path, max_length: int | None = None) 
     return find(meta["task"])(base, meta["labels"], max_length or meta["max_length"])
 
 
-def revive(stored: Stored, dtype: torch.dtype | None = torch.float32, device: str = "cpu") -> Revived:
+def revive(stored: Stored, folder: Path, dtype: torch.dtype | None = torch.float32, device: str = "cpu") -> Revived:
     """Load the base, put the adapter and its head on it.
 
     Args:
-        stored: from `read`.
+        stored, folder: what was read, and from where.
         dtype: cast the base to this; None keeps its own.
         device: where the host goes.
 
@@ -126,24 +141,26 @@ def revive(stored: Stored, dtype: torch.dtype | None = torch.float32, device: st
     dtypes = {n: t.dtype for n, t in host.state_dict().items()}
     head = task.head(host)
     if sorted(head) != sorted(stored.meta["head"]):
-        raise WorkbenchError(f"the adapter's head is {', '.join(stored.meta['head']) or 'empty'}; this model's is {', '.join(head) or 'empty'}.")
+        raise WorkbenchError(
+            f"the adapter's head is {', '.join(stored.meta['head']) or 'empty'}; this model's is {', '.join(head) or 'empty'}."
+        )
     expected = {f"{h}.{n}" for h in head for n in host.get_submodule(h).state_dict()}
     if expected != stored.head.keys():
         name = min(expected ^ stored.head.keys())
-        raise WorkbenchError(f"the head must hold exactly the model's {len(expected)} head tensors; {name!r} is {'missing' if name in expected else 'unexpected'}.")
+        word = "missing" if name in expected else "unexpected"
+        raise WorkbenchError(f"the head must hold exactly the model's {len(expected)} head tensors; {name!r} is {word}.")
     host = (host if dtype is None else host.to(dtype)).to(device)
     adapters_of(host, head)
     adapter = state.restore(host, stored)
-    return Revived(stored, base, task, host.eval(), adapter, dtypes)
+    return Revived(stored, Path(folder), base, task, host.eval(), adapter, dtypes)
 
 
 def spec_of(folder: Path, meta: Mapping[str, Any]) -> RunSpec | None:
     """The RunSpec of the run an adapter comes from; None where there is no such run any more."""
     named = [n for n in (meta.get("run_id"), *(meta.get("parents") or ())) if isinstance(n, str) and SAFE_NAME.fullmatch(n)]
-    places = [Path(folder), Path(folder).parent, *(run_folder(n) for n in named)] if (home() / "runs").is_dir() else [Path(folder), Path(folder).parent]
-    for place in places:
-        if (place / "spec.yaml").is_file():
-            return RunSpec.model_validate(safe_yaml.loads((place / "spec.yaml").read_bytes(), "spec.yaml"))
+    for where in (folder.parent, *(run_folder(n) for n in named)):
+        if (where / "spec.yaml").is_file():
+            return RunSpec.model_validate(safe_yaml.loads((where / "spec.yaml").read_bytes(), "spec.yaml"))
     return None
 
 
@@ -154,9 +171,9 @@ def _cap(host: nn.Module, task: Task, rows: int, limit: int) -> int:
     return max(min(task.max_length, limit // (4 * rows * host.config.get_text_config().vocab_size)), 4)  # type: ignore[union-attr, operator]
 
 
-def test_rows(revived: Revived, folder: Path, count: int = ROWS) -> Rows:
+def first_test_rows(revived: Revived, count: int = ROWS) -> Rows:
     """The first test rows of the run; where its data is gone or changed, the rows stored with the adapter."""
-    spec = spec_of(folder, revived.meta)
+    spec = spec_of(revived.folder, revived.meta)
     try:
         if spec is None:
             raise WorkbenchError("the run is not here any more.")
@@ -182,8 +199,30 @@ def stored_rows(stored: Stored, source: str = "the stored rows") -> Rows:
     inputs = {k.removeprefix("input."): v for k, v in stored.reference.items() if k.startswith("input.")}
     facts = {k.removeprefix("fact."): v for k, v in stored.reference.items() if k.startswith("fact.")}
     if not inputs:
-        raise WorkbenchError("the adapter folder must keep rows to check with (reference.safetensors); it has none: export it from its run.")
+        raise WorkbenchError(
+            "the adapter folder must keep rows to check with (reference.safetensors); it has none: export it from its run."
+        )
     return Rows([Batch(inputs, facts, torch.zeros(0), ())], source, False)
+
+
+def drawn_rows(revived: Revived, count: int = 8) -> Rows:
+    """Rows drawn from a fixed seed, for adapters that came without any: token ids of several lengths, or noise as images."""
+    gen, config = torch.Generator().manual_seed(0), revived.host.config
+    if getattr(config, "image_size", None):
+        pixels = torch.randn(count, config.num_channels, config.image_size, config.image_size, generator=gen)
+        return Rows([Batch({"pixel_values": pixels}, {}, torch.zeros(0), ())], "drawn rows", False)
+    tokens = min(revived.task.max_length, 24)
+    ids = torch.randint(0, config.get_text_config().vocab_size, (count, tokens), generator=gen)
+    pad = getattr(config, "pad_token_id", None) or 0
+    ids[ids == pad] = pad + 1
+    lengths = torch.linspace(tokens, max(tokens // 3, 2), count).long()
+    mask = (torch.arange(tokens) < lengths[:, None]).long()
+    inputs = {"input_ids": torch.where(mask.bool(), ids, pad), "attention_mask": mask}
+    return Rows(
+        [Batch(inputs, {"positions": torch.stack([torch.zeros_like(lengths), lengths], 1)}, torch.zeros(0), ())],
+        "drawn rows",
+        False,
+    )
 
 
 def shorter(batch: Batch, host: nn.Module, task: Task, rows: int) -> Batch:

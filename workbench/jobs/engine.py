@@ -35,6 +35,8 @@ CALLS = MappingProxyType({
     "catalogue": "workbench.services.catalogue:rebuild",
     "preview": "workbench.services.data:preview_request",
     "predict": "workbench.services.adapters:predict_request",
+    "import": "workbench.services.adapters:import_request",
+    "operate": "workbench.services.adapters:operate_request",
 })  # fmt: skip
 """Call -> `module:function`; the function gets `args` as keyword arguments and returns a plain value."""
 

@@ -12,7 +12,7 @@ from workbench import backbones
 from workbench.core.errors import WorkbenchError
 from workbench.core.types import Placement, Site
 from workbench.kernel import attach as surgery
-from workbench.kernel import registry
+from workbench.kernel import merging, registry
 from workbench.kernel.adapter import Adapter
 from workbench.kernel.contract import Context, Method, Part, Port, SelectPart, SidePart, TokenPart, WeightPart
 
@@ -61,7 +61,7 @@ class Adapters(nn.Module):
         if self.merged:
             raise WorkbenchError("adapters are merged into the base; unmerge before attaching another.")
         method = registry.methods()[key]
-        sites = backbones.chosen(self.sites, cfg, default_roles(method, cfg), self.backbone.n_blocks(self.host), key)
+        sites = backbones.chosen(self.sites, cfg, registry.default_roles(method, cfg), self.backbone.n_blocks(self.host), key)
         for site in sites:
             owners = {a.method.engine for a in self.members.values() if any(s.path == site.path for s in a.sites)}
             if owners - {method.engine}:
@@ -225,11 +225,7 @@ class Adapters(nn.Module):
                     stands.setdefault(id(original), []).append((own, weight))
         for key, (original, where) in places.items():
             owners = stands.get(key, [])
-            now = original if not owners else owners[0][0]
-            if len(owners) > 1 or (owners and owners[0][1] != 1):
-                base = original.detach().float()
-                total = base + sum(w * (own.detach().float().to(base.device) - base) for own, w in owners)
-                now = nn.Parameter(total.to(original.dtype), requires_grad=False)
+            now = merging.standing(original, owners)
             surgery.place(where, now)
 
     def merge(self) -> None:
@@ -248,33 +244,10 @@ class Adapters(nn.Module):
             for patch in list(self._patches.values()):
                 live = [one for one in self.live(patch.entries) if isinstance(one.part, WeightPart)]
                 if live:
-                    self._merge_module(patch.module, live)
+                    self.merged += merging.merge(self.host, patch.module, live, self.ctx)
         except Exception:
             self.unmerge()
             raise
-
-    @torch.no_grad()
-    def _merge_module(self, module: nn.Module, live: list[surgery.Live]) -> None:
-        weight = module._parameters["weight"]
-        where = surgery.holders(self.host, weight)
-        if len(where) > 1:
-            raise WorkbenchError("a tied weight cannot be merged: the change would reach the other module too; adapt other roles.")
-        total = weight.float()
-        bias = module._parameters.get("bias")
-        shift = None if bias is None else bias.float()
-        for part, scale, _ in live:
-            site = part.site
-            total = total + scale * surgery.stored_form(part.delta(surgery.matrix(module, site), self.ctx), module, site)
-            if shift is not None:
-                rows = slice(*(site.rows or (0, shift.numel())))
-                moved = part.delta_bias(bias.float()[rows], self.ctx)
-                if moved is not None:
-                    shift = shift.clone()
-                    shift[rows] += scale * moved
-        for name, old, new in (("weight", weight, total), ("bias", bias, shift)):
-            if old is not None and new is not None:
-                self.merged.append(([(module, name)], old))
-                surgery.place([(module, name)], nn.Parameter(new.to(old.dtype), requires_grad=False))
 
     def unmerge(self) -> None:
         """Put the original tensors back, the very same objects."""
@@ -302,12 +275,6 @@ class Adapters(nn.Module):
         for p in self._trained_before:
             p.requires_grad_(True)
         del self.host.workbench
-
-
-def default_roles(method: type[Method], cfg: Placement) -> tuple[str, ...]:
-    """The roles a method takes when its placement names none."""
-    roles = [r for _, some in registry.part_classes(method, cfg) for r in some] or list(method.roles)
-    return tuple(dict.fromkeys(roles))
 
 
 def adapters_of(host: nn.Module, head: tuple[str, ...] = ()) -> Adapters:

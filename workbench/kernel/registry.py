@@ -125,6 +125,12 @@ def part_classes(cls: type[Method], cfg: Any) -> list[tuple[type[Part], tuple[st
     return [(cls, cls.roles)] if issubclass(cls, Part) else []
 
 
+def default_roles(cls: type[Method], cfg: Any) -> tuple[str, ...]:
+    """The roles a method takes when its placement names none."""
+    roles = [r for _, some in part_classes(cls, cfg) for r in some] or list(cls.roles)
+    return tuple(dict.fromkeys(roles))
+
+
 def keys() -> list[str]:
     """Every name a person may write: file keys, then presets."""
     return [*methods(), *aliases()]

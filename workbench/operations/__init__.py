@@ -1,12 +1,13 @@
 """Operations on trained adapters: one typed function a file, found by walking the folder."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import unknown
 from workbench.operations.contract import Operation
 
-__all__ = ["Operation", "find", "listing", "names", "schema"]
+__all__ = ["Operation", "find", "listing", "names", "run_job", "schema"]
 
 
 @cache
@@ -43,3 +44,10 @@ def listing() -> list[dict[str, Any]]:
         paper = None if op.paper is None else {"cite": op.paper.cite, "url": op.paper.url}
         found.append({"key": key, "title": title, "least": op.least, "most": op.most, "options": schema(key), "paper": paper})
     return found
+
+
+def run_job(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The `operate` job; see `run`."""
+    from workbench.operations import run
+
+    return run.run_job(request, folder)

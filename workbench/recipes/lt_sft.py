@@ -51,6 +51,8 @@ class LtSft(Recipe):
         self.masks: dict[str, Tensor] = {}
 
     def phases(self, steps: int) -> list[Phase]:
+        if steps < 2:
+            raise WorkbenchError(f"lt_sft needs at least 2 optimizer steps, one per phase; this run has {steps}.")
         search = min(max(round(steps * self.cfg.search_share), 1), steps - 1)
         return [Phase("search", search), Phase("sparse", steps - search)]
 

@@ -52,6 +52,8 @@ class Session:
         steps = self._steps(len(examples["train"]))
         self.reporter.emit(Started(steps, self.placed.attempt, self.device, self.placed.threads))
         self.precision = self._precision()
+        import sklearn.metrics  # noqa: F401 - loaded now, or the peak of the training would hold it
+
         load_seconds = time.time() - self.began
         memory = measure.PeakMemory(self.device).start()
         recipe = self._prepare(models, examples["train"])

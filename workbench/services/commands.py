@@ -1,0 +1,191 @@
+"""What each command of the command line does: parsed arguments in, an Answer out. Nothing is printed here."""
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from workbench.core.errors import NotBuiltYet
+
+OK, FAILED, BAD_INPUT, NOT_BUILT = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command has to say: JSON, text, a sentence for stderr, and the exit code."""
+
+    value: Any = None
+    text: str = ""
+    code: int = OK
+    complaint: str = ""
+
+
+def _methods(args: Namespace) -> Answer:
+    from workbench.services import catalogue, tables
+
+    found = catalogue.catalogue()
+    return Answer(found, tables.aligned(found, ("key", "family", "kind", "engine", "preset_of", "title")))
+
+
+def _plan(args: Namespace) -> Answer:
+    from workbench.core.spec import load_spec
+    from workbench.services import plans, tables
+
+    found = plans.plan(load_spec(args.spec))
+    bad = found["problems"]
+    return Answer(found, tables.plan(found), BAD_INPUT if bad else OK, bad[0] if bad else "")
+
+
+def _submit(args: Namespace) -> Answer:
+    from workbench.core.spec import load_spec
+    from workbench.services import experiments, tables
+
+    found = experiments.submit(load_spec(args.spec))
+    return Answer(
+        found, f"experiment {found['experiment']}\n\n" + tables.aligned(found["jobs"], ("job", "run_id", "label", "seed"))
+    )
+
+
+def _run(args: Namespace) -> Answer:
+    from workbench.core.spec import load_spec
+    from workbench.services import experiments
+
+    try:
+        found = experiments.run(load_spec(args.spec), args.on_change, args.on_submit)
+    except KeyboardInterrupt:
+        return Answer(code=FAILED, complaint="detached; the runs go on: see `python -m workbench jobs`.")
+    return _compared(found)
+
+
+def _compared(found: dict[str, Any]) -> Answer:
+    from workbench.services import tables
+
+    bad = [row for row in found["rows"] if row["state"] != "finished"]
+    complaint = (
+        f"{len(bad)} of {len(found['rows'])} runs did not finish; the first: {bad[0]['reason'] or bad[0]['state']}" if bad else ""
+    )
+    return Answer(found, tables.comparison(found), FAILED if bad else OK, complaint)
+
+
+def _jobs(args: Namespace) -> Answer:
+    from workbench.services import results, tables
+
+    rows = results.job_rows(args.experiment)
+    return Answer(
+        rows,
+        tables.aligned(rows, ("job", "run_id", "kind", "label", "seed", "state", "step", "steps", "reason"))
+        if rows
+        else "no jobs",
+    )
+
+
+def _job(args: Namespace) -> Answer:
+    from workbench.jobs import client
+
+    if args.command == "logs":
+        return Answer(text=client.logs(args.job).rstrip("\n"))
+    if args.command == "delete":
+        row = client.find(args.job)
+        client.delete(args.job)
+        return Answer({"job": row["job"], "deleted": True}, f"job {row['job']} is deleted")
+    row = getattr(client, args.command)(args.job)
+    words = "stops" if row["state"] in ("starting", "running") else f"is {row['state']}"
+    return Answer(row, f"job {row['job']} {words}")
+
+
+def _daemon(args: Namespace) -> Answer:
+    from workbench.jobs import client, daemon
+
+    if args.action == "start":
+        client.ensure_daemon()
+    elif args.action == "stop":
+        daemon.stop()
+    found = daemon.status()
+    return Answer(found, f"the daemon runs as process {found['pid']}" if found["running"] else "no daemon runs")
+
+
+def _compare(args: Namespace) -> Answer:
+    from workbench.services import results, tables
+
+    if args.html:
+        raise NotBuiltYet("compare --html is not built yet; use --json or the Compare screen.")
+    found = results.results(args.experiment)
+    return Answer(found, tables.comparison(found))
+
+
+def _predict(args: Namespace) -> Answer:
+    from workbench.services import adapters
+
+    found = adapters.predict(args.run, args.file, args.to)
+    return Answer(found, f"{found['rows']:,} predictions written to {found['to']}")
+
+
+def _export(args: Namespace) -> Answer:
+    from workbench.services import adapters
+
+    return _short(adapters.finish(adapters.export(args.run, args.format, args.to, args.max_error)), f"exported to {args.to}")
+
+
+def _operate(args: Namespace) -> Answer:
+    from workbench.services import adapters
+
+    settings = dict(adapters.setting(text) for text in args.set)
+    return _short(
+        adapters.finish(adapters.operate(args.operation, args.run, settings, args.name)), f"the adapter {args.name} is made"
+    )
+
+
+def _short(found: dict[str, Any], done: str) -> Answer:
+    if found["state"] != "finished":
+        return Answer(found, "", FAILED, found["reason"] or f"job {found['job']} is {found['state']}.")
+    facts = [f"{name}: {value}" for name, value in (found["result"] or {}).items() if isinstance(value, str | int | float)]
+    return Answer(found, "\n".join([done, *facts]))
+
+
+def _verify(args: Namespace) -> Answer:
+    from workbench.services import adapters
+
+    found = adapters.verify(args.folder)
+    good = bool(found.get("ok", True))
+    facts = "\n".join(f"{name}: {value}" for name, value in found.items() if isinstance(value, str | int | float))
+    return Answer(found, facts, OK if good else FAILED, "" if good else f"{args.folder} does not behave like its run.")
+
+
+def _import(args: Namespace) -> Answer:
+    from workbench.services import adapters
+
+    found = adapters.import_folder(args.folder, args.name)
+    return Answer(found, f"imported as {args.name}")
+
+
+def _operations(args: Namespace) -> Answer:
+    from workbench.services import catalogue, tables
+
+    found = catalogue.everything()["operations"]
+    return Answer(found, tables.aligned(found, ("key", "title")))
+
+
+def _not_built(args: Namespace) -> Answer:
+    raise NotBuiltYet(f"`{args.command}` is not built yet in this version.")
+
+
+COMMANDS: Mapping[str, Callable[[Namespace], Answer]] = MappingProxyType(
+    {
+        "methods": _methods,
+        "plan": _plan,
+        "run": _run,
+        "submit": _submit,
+        "jobs": _jobs,
+        **dict.fromkeys(("cancel", "pause", "resume", "retry", "delete", "logs"), _job),
+        "daemon": _daemon,
+        "compare": _compare,
+        "predict": _predict,
+        "export": _export,
+        "verify": _verify,
+        "import": _import,
+        "operate": _operate,
+        "operations": _operations,
+        **dict.fromkeys(("papers", "paper", "bench"), _not_built),
+    }
+)

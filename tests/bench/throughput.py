@@ -19,7 +19,8 @@ from workbench.data import load_table, resolve
 from workbench.kernel.host import adapters_of
 from workbench.kernel.registry import configure
 from workbench.models.bundled import resolve_model
-from workbench.recipes import Models, configure as recipe_of
+from workbench.recipes import Models
+from workbench.recipes import configure as recipe_of
 from workbench.tasks import find
 from workbench.train.loop import Loop
 
@@ -54,13 +55,31 @@ def theirs(task, rows, grouped):
 
     host = task.host(0)
     model = get_peft_model(host, LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=["query", "value"]))
-    data = [{"input_ids": e.fields["ids"], "token_type_ids": e.fields["types"], "attention_mask": [1] * e.length, "labels": e.fields["target"]} for e in rows]
+    data = [
+        {
+            "input_ids": e.fields["ids"],
+            "token_type_ids": e.fields["types"],
+            "attention_mask": [1] * e.length,
+            "labels": e.fields["target"],
+        }
+        for e in rows
+    ]
     strategy = {"train_sampling_strategy": "group_by_length"} if grouped else {}
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
-            output_dir=folder, per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=RATE, report_to="none", save_strategy="no",
-            logging_steps=10**6, disable_tqdm=True, use_cpu=True, weight_decay=0.01, warmup_steps=1, **strategy,
-        )  # fmt: skip
+            output_dir=folder,
+            per_device_train_batch_size=BATCH,
+            num_train_epochs=1,
+            learning_rate=RATE,
+            weight_decay=0.01,
+            warmup_steps=1,
+            report_to="none",
+            save_strategy="no",
+            logging_steps=10**6,
+            disable_tqdm=True,
+            use_cpu=True,
+            **strategy,
+        )
         trainer = Trainer(model=model, args=settings, train_dataset=data, data_collator=DataCollatorWithPadding(task.tokenizer))
         start = time.perf_counter()
         loss = trainer.train().training_loss
@@ -74,7 +93,11 @@ def main():
     splits = load_table(resolve(DataSpec(source="bundled/docstrings", limit=ROWS)), cls.parts)
     task = cls(Path(resolve_model("bundled/minilm", None)), splits.labels, LENGTH)
     rows = task.encode(splits.train)
-    contests = {"ours": lambda: ours(task, rows), "trainer": lambda: theirs(task, rows, False), "grouped": lambda: theirs(task, rows, True)}
+    contests = {
+        "ours": lambda: ours(task, rows),
+        "trainer": lambda: theirs(task, rows, False),
+        "grouped": lambda: theirs(task, rows, True),
+    }
     for run in contests.values():
         run()  # warm-up
     seconds = {name: [] for name in contests}
@@ -84,7 +107,14 @@ def main():
             seconds[name].append(spent)
             print(f"{name}: {spent:.2f} s, {len(rows) / spent:.1f} examples/s, mean loss {loss:.3f}", flush=True)
     ratios = {name: [t / o for t, o in zip(seconds[name], seconds["ours"], strict=True)] for name in ("trainer", "grouped")}
-    print(json.dumps({name: {"median": round(statistics.median(r), 3), "min": round(min(r), 3), "max": round(max(r), 3)} for name, r in ratios.items()}))
+    print(
+        json.dumps(
+            {
+                name: {"median": round(statistics.median(r), 3), "min": round(min(r), 3), "max": round(max(r), 3)}
+                for name, r in ratios.items()
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

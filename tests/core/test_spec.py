@@ -8,9 +8,13 @@ from workbench.core.paths import inside, safe_name
 from workbench.core.spec import canonical, digest, load_spec, parse_spec
 
 GOOD = {
-    "name": "first", "model": "bundled/minilm", "task": "text_classification", "data": "bundled/docstrings",
-    "methods": ["lora", {"method": "lora", "rank": 4}, {"method": "full", "recipe": "lt_sft", "modifiers": ["sparse"]}], "seeds": [0, 1],
-}  # fmt: skip
+    "name": "first",
+    "model": "bundled/minilm",
+    "task": "text_classification",
+    "data": "bundled/docstrings",
+    "methods": ["lora", {"method": "lora", "rank": 4}, {"method": "full", "recipe": "lt_sft", "modifiers": ["sparse"]}],
+    "seeds": [0, 1],
+}
 
 
 def test_short_forms_and_labels():

@@ -82,7 +82,7 @@ def loads(data: bytes | str, what: str = "the spec") -> dict:
     except UnicodeDecodeError as error:
         raise WorkbenchError(f"{what} must be UTF-8 text; byte {error.start} is not (save it as UTF-8).") from None
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+        value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""

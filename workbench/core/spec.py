@@ -244,7 +244,9 @@ def parse_spec(value: Mapping[str, Any]) -> ExperimentSpec:
         spec = ExperimentSpec.model_validate(dict(value))
     except ValidationError as error:
         where = error.errors()[0]["loc"]
-        model = {"training": TrainingSpec, "data": DataSpec, "model": ModelSpec}.get(where[0] if len(where) > 1 else "", ExperimentSpec)
+        model = {"training": TrainingSpec, "data": DataSpec, "model": ModelSpec}.get(
+            where[0] if len(where) > 1 else "", ExperimentSpec
+        )
         raise from_pydantic(error, "spec", model.model_fields) from None
     if isinstance(spec.training.learning_rate, tuple):
         raise NotBuiltYet("a list of learning rates (a search per method) is not built yet; give one rate or auto.")

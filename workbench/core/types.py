@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-ROLES = tuple(
-    "attn.q attn.k attn.v attn.out cross.q cross.k cross.v cross.out ffn.up ffn.gate ffn.down attn.block ffn.block block.out "
-    "embed.out embed head.in norms patch conv.down conv.up group_norm moe.block moe.router model.in model.out head other".split()
+ROLES = (
+    *("attn.q", "attn.k", "attn.v", "attn.out", "cross.q", "cross.k", "cross.v", "cross.out", "ffn.up", "ffn.gate", "ffn.down"),
+    *("attn.block", "ffn.block", "block.out", "embed", "embed.out", "model.in", "model.out", "head", "head.in", "norms"),
+    *("patch", "conv.down", "conv.up", "group_norm", "moe.block", "moe.router", "other"),
 )
 """Every place of a base model that a method may name; what they are called in one architecture is in `backbones/`."""
 

@@ -76,7 +76,9 @@ class Adapter(nn.Module):
         mine = self.tensors()
         for word, names in (("lacks", mine.keys() - tensors.keys()), ("has an unexpected", tensors.keys() - mine.keys())):
             if names:
-                raise WorkbenchError(f"the adapter {word} tensor {min(names)!r} ({len(names)} in all); it was made for another setup.")
+                raise WorkbenchError(
+                    f"the adapter {word} tensor {min(names)!r} ({len(names)} in all); it was made for another setup."
+                )
         for key, tensor in mine.items():
             if tensor.shape != tensors[key].shape:
                 raise WorkbenchError(f"tensor {key!r} must have shape {tuple(tensor.shape)}; got {tuple(tensors[key].shape)}.")

@@ -112,6 +112,7 @@ class Patch:
         return not (self.entries or self.readers or self.watchers or self.is_root)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward with everything that is live in it."""
         if not self.is_root:
             return self._run(args, kwargs)
         self.adapters.begin(args, kwargs)

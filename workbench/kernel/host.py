@@ -14,7 +14,7 @@ from workbench.core.types import Placement, Site
 from workbench.kernel import attach as surgery
 from workbench.kernel import merging, registry
 from workbench.kernel.adapter import Adapter
-from workbench.kernel.contract import Context, Method, Part, Port, SelectPart, SidePart, TokenPart, WeightPart
+from workbench.kernel.contract import Context, Part, Port, SelectPart, SidePart, TokenPart, WeightPart
 
 
 class Adapters(nn.Module):
@@ -147,7 +147,9 @@ class Adapters(nn.Module):
             device = next(self.host.parameters()).device
             batch = next((len(v) for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim()), len(self.choice))
             if len(self.choice) != batch:
-                raise WorkbenchError(f"per_example needs one adapter (or None) for each of {batch} examples; got {len(self.choice)}.")
+                raise WorkbenchError(
+                    f"per_example needs one adapter (or None) for each of {batch} examples; got {len(self.choice)}."
+                )
             picked = {n: [i for i, c in enumerate(self.choice) if c == n] for n in self.members}
             self._picked = {n: torch.tensor(rows, device=device) for n, rows in picked.items() if rows}
 
@@ -237,7 +239,9 @@ class Adapters(nn.Module):
         for name in self.active:
             adapter = self.members[name]
             if not adapter.method.mergeable(adapter.cfg):
-                raise WorkbenchError(f"{adapter.key} cannot be merged: {adapter.method.not_mergeable or 'not in this configuration'}.")
+                raise WorkbenchError(
+                    f"{adapter.key} cannot be merged: {adapter.method.not_mergeable or 'not in this configuration'}."
+                )
         if self.merged:
             raise WorkbenchError("adapters are already merged; unmerge first.")
         try:

@@ -90,7 +90,10 @@ def pack(adapter: Adapter) -> dict[str, Tensor]:
         changed = (own.detach().cpu() != original.detach().cpu()).flatten().nonzero().flatten()
         if changed.numel() < SPARSE_SHARE * own.numel():
             value = tensors.pop(f"base.{path}").flatten()[changed]
-            tensors |= {f"base.{path}#at": changed.to(torch.int32 if own.numel() < 2**31 else torch.int64), f"base.{path}#to": value}
+            tensors |= {
+                f"base.{path}#at": changed.to(torch.int32 if own.numel() < 2**31 else torch.int64),
+                f"base.{path}#to": value,
+            }
     return tensors
 
 
@@ -101,15 +104,21 @@ def unpack(adapter: Adapter, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
         at, to = tensors.get(f"base.{path}#at"), tensors.get(f"base.{path}#to")
         if at is not None and to is not None:
             value = original.detach().cpu().flatten().clone()
-            if at.numel() and not (0 <= int(at.min()) and int(at.max()) < value.numel() and at.shape == to.shape):
-                raise WorkbenchError(f"the stored positions of base.{path} do not fit the base tensor; the adapter is of another base.")
+            if at.numel() and not (int(at.min()) >= 0 and int(at.max()) < value.numel() and at.shape == to.shape):
+                raise WorkbenchError(
+                    f"the stored positions of base.{path} do not fit the base tensor; the adapter is of another base."
+                )
             value[at.long()] = to.to(value.dtype)
             full[f"base.{path}"] = value.view_as(original)
     return full
 
 
 def save(
-    folder: Path, adapter: Adapter, meta: Mapping[str, Any], head: Mapping[str, Tensor] | None = None, reference: Mapping[str, Tensor] | None = None
+    folder: Path,
+    adapter: Adapter,
+    meta: Mapping[str, Any],
+    head: Mapping[str, Tensor] | None = None,
+    reference: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write an adapter folder, whole or not at all.
 
@@ -144,7 +153,8 @@ def _readme(facts: Mapping[str, Any]) -> str:
     base = facts.get("base", {})
     return (
         f"# {facts.get('label') or facts['method']}\n\nAn adapter of the method `{facts['method']}` for the base model "
-        f"`{base.get('source', 'unknown')}` (weights sha256 `{base.get('sha256', 'unknown')}`), task `{facts.get('task', 'none')}`.\n"
+        f"`{base.get('source', 'unknown')}` (weights sha256 `{base.get('sha256', 'unknown')}`), "
+        f"task `{facts.get('task', 'none')}`.\n"
         "Load it with `workbench.load_adapter(model, folder)`.\n"
     )
 
@@ -159,7 +169,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise WorkbenchError(f"{path.name} must be a whole safetensors file; reading it fails: {str(error).splitlines()[0]}.") from None
+        raise WorkbenchError(
+            f"{path.name} must be a whole safetensors file; reading it fails: {str(error).splitlines()[0]}."
+        ) from None
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise WorkbenchError(f"tensor {key!r} of {path.name} must be finite; it holds NaN or infinity.")

@@ -54,12 +54,15 @@ class Recipe(ABC):
 
     def before_update(self) -> None:
         """Called when the gradients of a step are complete, before clipping and the update."""
+        return None
 
     def after_step(self, step: int) -> None:
         """Called after the update."""
+        return None
 
     def between(self, done: Phase) -> None:
         """Called when a phase has ended and another follows."""
+        return None
 
     def trained(self) -> int | None:
         """Scalars of the adapter that can differ from the base at the end, if the recipe makes them fewer."""

@@ -1,5 +1,7 @@
 """Which examples go together: batches of similar length, shuffled by a seed, the same order on every machine."""
 
+import itertools
+import math
 import random
 from collections.abc import Iterator, Sequence
 
@@ -25,9 +27,9 @@ def epoch(examples: Sequence[Example], size: int, seed: int, number: int) -> lis
     rng.shuffle(order)
     window = size * WINDOW
     order = [e for i in range(0, len(order), window) for e in sorted(order[i : i + window], key=lambda e: e.length)]
-    count = -(-len(order) // size)
+    count = math.ceil(len(order) / size)
     cuts = [len(order) * i // count for i in range(count + 1)]
-    batches = [order[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    batches = [order[a:b] for a, b in itertools.pairwise(cuts)]
     rng.shuffle(batches)
     return batches
 
@@ -42,4 +44,4 @@ def forever(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[
 
 def steps_per_epoch(rows: int, size: int, accumulation: int) -> int:
     """Optimizer steps of one epoch."""
-    return -(-(-(-rows // size)) // accumulation)
+    return math.ceil(math.ceil(rows / size) / accumulation)

@@ -180,7 +180,9 @@ class _Watch:
         """Raise if a tensor that should train does not, or one that should not does."""
         for name, param in self.trainable.items():
             if name not in self.reached:
-                raise WorkbenchError(f"{name} should train but got no gradient; the method does not reach the loss on this model.")
+                raise WorkbenchError(
+                    f"{name} should train but got no gradient; the method does not reach the loss on this model."
+                )
             if torch.equal(self.before[name], _sample(param)):
                 raise WorkbenchError(f"{name} should train but did not move in {CHECKED_STEPS} steps; raise learning_rate.")
         for name, param in self.frozen.items():

@@ -21,7 +21,9 @@ def groups(adapter: Adapter, head: Sequence[nn.Parameter], lr: float, decay: flo
     named = [id(p) for g in wanted for p in g["params"]]
     trainable = [id(p) for p in adapter.named_trainable().values()] + [id(p) for p in head]
     if sorted(named) != sorted(trainable):
-        raise WorkbenchError(f"{adapter.key}.param_groups must name each of its {len(trainable)} trainable tensors once; it names {len(named)}.")
+        raise WorkbenchError(
+            f"{adapter.key}.param_groups must name each of its {len(trainable)} trainable tensors once; it names {len(named)}."
+        )
     split = []
     for group in wanted:
         for matrices in (True, False):

@@ -85,7 +85,9 @@ class Session:
         """Data, task, host with its adapter, and the sha256 of the base weights; each checked against the spec."""
         spec = self.spec
         if spec.model.load_in is not None:
-            raise WorkbenchError("quantised loading needs CUDA and bitsandbytes, which this version does not drive; leave load_in out.")
+            raise WorkbenchError(
+                "quantised loading needs CUDA and bitsandbytes, which this version does not drive; leave load_in out."
+            )
         cls = tasks.find(spec.task)
         check_unchanged(spec.data)
         splits = load_table(spec.data, cls.parts)
@@ -167,7 +169,9 @@ class Session:
             "steps": done.steps,
             "validation": done.validation,
             "precision": self.precision,
-            "device": torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else platform.processor() or "cpu",
+            "device": torch.cuda.get_device_name(self.device)
+            if self.device.startswith("cuda")
+            else platform.processor() or "cpu",
             "threads": self.placed.threads,
             "neighbours": self.placed.neighbours,
             "learning_rate": self._rate(),
@@ -185,14 +189,18 @@ class Session:
         heads = models.task.head(models.host)
         head = {f"{h}.{n}": p for h in heads for n, p in models.host.get_submodule(h).state_dict().items()}
         spec = self.spec
+        base = {"source": spec.model.source, "revision": spec.model.revision, "sha256": costs["base_sha256"]}
         meta = {
-            "run_id": spec.run_id, "label": spec.label, "preset": spec.preset, "modifiers": list(spec.modifiers), "recipe": spec.recipe,
-            "base": {"source": spec.model.source, "revision": spec.model.revision, "sha256": costs["base_sha256"],
-                     "model_type": models.host.config.model_type},
-            "task": spec.task, "labels": list(splits.labels), "max_length": spec.training.max_length,
-            "columns": splits.mapping, "head": list(heads), "metrics": costs["metrics"],
+            **{name: getattr(spec, name) for name in ("run_id", "label", "preset", "recipe", "task")},
+            "modifiers": list(spec.modifiers),
+            "base": {**base, "model_type": models.host.config.model_type},
+            "labels": list(splits.labels),
+            "max_length": spec.training.max_length,
+            "columns": splits.mapping,
+            "head": list(heads),
+            "metrics": costs["metrics"],
             "versions": costs["versions"],
-        }  # fmt: skip
+        }
         state.save(self.folder / ADAPTER, models.adapter, meta, head, reference | {"logits": logits})
 
     def _tell(self, costs: dict[str, Any]) -> None:

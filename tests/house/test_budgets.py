@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TRACKED = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+TRACKED = subprocess.run(
+    ["git", "ls-files", "-co", "--exclude-standard", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+).stdout.split()
 SOURCES = sorted(ROOT / name for name in TRACKED if (ROOT / name).is_file())
 OURS = [p for p in SOURCES if p.relative_to(ROOT).parts[0] in ("workbench", "tracking", "pages", "app.py")]
 VAGUE = {"utils", "helpers", "common", "manager", "misc"}

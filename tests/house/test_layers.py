@@ -21,7 +21,9 @@ def imports(path):
 
 
 def test_import_contracts_are_kept():
-    found = subprocess.run([Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert found.returncode == 0, found.stdout[-3000:]
 
 
@@ -33,7 +35,9 @@ def test_pages_import_only_streamlit_services_and_ui(path):
 
 @pytest.mark.parametrize("entry", ["import app_check", "from workbench.ui import boot", "import workbench.cli"])
 def test_heavy_libraries_are_not_loaded_at_start(entry):
-    code = "import sys; " + entry.replace("import app_check", "import workbench.ui.charts, workbench.ui.forms, workbench.ui.tables")
+    code = "import sys; " + entry.replace(
+        "import app_check", "import workbench.ui.charts, workbench.ui.forms, workbench.ui.tables"
+    )
     code += "; print([m for m in ('torch', 'transformers', 'peft', 'mlflow') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
@@ -41,4 +45,9 @@ def test_heavy_libraries_are_not_loaded_at_start(entry):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workbench" / "core").glob("*.py")), ids=lambda p: p.name)
 def test_core_knows_nothing_of_ours_and_no_torch(path):
-    assert [n for n in imports(path) if n.startswith(("torch", "transformers", "tracking")) or (n.startswith("workbench") and not n.startswith("workbench.core"))] == []
+    assert [
+        n
+        for n in imports(path)
+        if n.startswith(("torch", "transformers", "tracking"))
+        or (n.startswith("workbench") and not n.startswith("workbench.core"))
+    ] == []

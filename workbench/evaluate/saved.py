@@ -171,8 +171,8 @@ def _cap(host: nn.Module, task: Task, rows: int, limit: int) -> int:
     return max(min(task.max_length, limit // (4 * rows * host.config.get_text_config().vocab_size)), 4)  # type: ignore[union-attr, operator]
 
 
-def first_test_rows(revived: Revived, count: int = ROWS) -> Rows:
-    """The first test rows of the run; where its data is gone or changed, the rows stored with the adapter."""
+def some_test_rows(revived: Revived, count: int = ROWS) -> Rows:
+    """Test rows of the run, evenly spread over the split; where its data is gone or changed, the rows stored with the adapter."""
     spec = spec_of(revived.folder, revived.meta)
     try:
         if spec is None:
@@ -183,7 +183,8 @@ def first_test_rows(revived: Revived, count: int = ROWS) -> Rows:
             raise WorkbenchError("its labels have changed.")
     except WorkbenchError as problem:
         return stored_rows(revived.stored, f"the stored rows, because the test data could not be used: {problem}")
-    table = splits.test.select(range(min(count, len(splits.test))))
+    count = min(count, len(splits.test))
+    table = splits.test.select([i * len(splits.test) // count for i in range(count)])
     task = task_of(revived.meta, revived.base, _cap(revived.host, revived.task, count, MAX_LOGIT_BYTES))
     examples = task.encode(table)
     batches = [task.collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]

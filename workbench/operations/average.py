@@ -32,12 +32,16 @@ def average(
     """
     scale = weights or (1.0,) * len(adapters)
     if len(scale) != len(adapters) or sum(scale) == 0:
-        raise WorkbenchError(f"average needs one weight per adapter that do not add up to 0; got {list(scale)} for {len(adapters)}.")
+        raise WorkbenchError(
+            f"average needs one weight per adapter that do not add up to 0; got {list(scale)} for {len(adapters)}."
+        )
     first = adapters[0]
     for other in adapters[1:]:
         for what in ("method", "config", "labels"):
             if other.meta.get(what) != first.meta.get(what):
-                raise WorkbenchError(f"average needs adapters with the same {what}; got {first.meta.get(what)!r} and {other.meta.get(what)!r}.")
+                raise WorkbenchError(
+                    f"average needs adapters with the same {what}; got {first.meta.get(what)!r} and {other.meta.get(what)!r}."
+                )
     if len(adapters) == 1:
         return first
     dense = [_dense(host, a) for a in adapters]

@@ -32,7 +32,9 @@ def phlora(
     host: nn.Module,
     *,
     rank: Annotated[int, Field(ge=1, le=4096, description="Largest rank per weight.")] = 32,
-    energy: Annotated[float | None, Field(gt=0, le=1, description="Share of the squared singular values to keep; empty = use rank.")] = None,
+    energy: Annotated[
+        float | None, Field(gt=0, le=1, description="Share of the squared singular values to keep; empty = use rank.")
+    ] = None,
 ) -> Stored:
     """See the module's docstring.
 

@@ -43,7 +43,7 @@ def run_job(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _keep(made: state.Stored, target: Path) -> None:
     """Restore the adapter on its base, so that what is written is known to fit, and store it with a few rows and logits."""
     revived = saved.revive(made, target)
-    batch = saved.shorter(saved.first_test_rows(revived).batches[0], revived.host, revived.task, REFERENCE_ROWS)
+    batch = saved.shorter(saved.some_test_rows(revived).batches[0], revived.host, revived.task, REFERENCE_ROWS)
     logits = saved.logits(revived, [batch])[0]
     reference = {f"input.{k}": v for k, v in batch.inputs.items()} | {f"fact.{k}": v for k, v in batch.facts.items()}
     meta = {k: v for k, v in made.meta.items() if k not in ("method", "config")}

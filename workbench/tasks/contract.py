@@ -135,7 +135,9 @@ class Classification(Task):
     def predictions(self, host: nn.Module | None, output: Any, batch: Batch) -> list[Prediction]:
         """The likeliest class and its probability."""
         score, best = output.logits.float().softmax(-1).max(-1)
-        rows = zip(batch.ids, batch.targets.tolist(), best.tolist(), score.tolist(), self.losses(output, batch).tolist(), strict=True)
+        rows = zip(
+            batch.ids, batch.targets.tolist(), best.tolist(), score.tolist(), self.losses(output, batch).tolist(), strict=True
+        )
         return [Prediction(i, self.labels[t], self.labels[p], s, loss) for i, t, p, s, loss in rows]
 
     def metrics(self, predictions: Sequence[Prediction]) -> dict[str, float]:
@@ -196,7 +198,9 @@ def build(auto: Any, folder: Path, seed: int, meta: bool, **config: Any) -> tupl
     head = tuple(dict.fromkeys([h for h in HEADS if hasattr(host, h)] + [p for p in fresh if p.split(".")[0] not in HEADS]))
     strange = [p for p in fresh if p.split(".")[0] not in HEADS and "pooler" not in p]
     if strange:
-        raise WorkbenchError(f"the weights in {folder.name} lack {strange[0]} ({len(strange)} modules in all); they do not fit this model class.")
+        raise WorkbenchError(
+            f"the weights in {folder.name} lack {strange[0]} ({len(strange)} modules in all); they do not fit this model class."
+        )
     if not meta:
         init_head([host.get_submodule(h) for h in head], seed, getattr(settings, "initializer_range", 0.02))
         host.eval()

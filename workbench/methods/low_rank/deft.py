@@ -21,7 +21,9 @@ class DEFTConfig(Placement):
     """Options of DEFT."""
 
     rank: int = Field(8, ge=1, le=1024, description="Columns r of P.")
-    projection: Literal["relu", "qr"] = Field("relu", description="How Q comes from P: its positive part, or its orthonormal basis.")
+    projection: Literal["relu", "qr"] = Field(
+        "relu", description="How Q comes from P: its positive part, or its orthonormal basis."
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of R while training.")
 
 

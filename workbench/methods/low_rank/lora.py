@@ -51,14 +51,21 @@ class LoRA(WeightPart):
     }
     peft = PeftTwin(
         "LORA",
-        lambda cfg, sites: {"r": cfg.rank, "lora_alpha": cfg.alpha, "lora_dropout": cfg.dropout, "use_rslora": cfg.rank_stabilised},
+        lambda cfg, sites: {
+            "r": cfg.rank,
+            "lora_alpha": cfg.alpha,
+            "lora_dropout": cfg.dropout,
+            "use_rslora": cfg.rank_stabilised,
+        },
         {"A": "lora_A.weight", "B": "lora_B.weight"},
     )
     reads_weight = False
 
     def __init__(self, cfg: LoRAConfig, site: Site, shared: None, gen: torch.Generator, weight: Tensor) -> None:
         super().__init__(cfg, site, shared, gen, weight)
-        self.A = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(cfg.rank, site.d_in), a=math.sqrt(5), generator=gen))  # (r, d_in)
+        self.A = nn.Parameter(
+            nn.init.kaiming_uniform_(torch.empty(cfg.rank, site.d_in), a=math.sqrt(5), generator=gen)
+        )  # (r, d_in)
         self.B = nn.Parameter(torch.zeros(site.d_out, cfg.rank))  # (d_out, r)
         self.scale = cfg.alpha / (math.sqrt(cfg.rank) if cfg.rank_stabilised else cfg.rank)
 

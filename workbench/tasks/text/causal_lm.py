@@ -68,7 +68,11 @@ class CausalLM(Task):
         if "prompt" in row:
             return str(row["prompt"]), str(row.get("completion", ""))
         chat = row["messages"]
-        good = isinstance(chat, list) and len(chat) > 1 and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in chat)
+        good = (
+            isinstance(chat, list)
+            and len(chat) > 1
+            and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in chat)
+        )
         if not good or chat[-1]["role"] != "assistant":
             raise WorkbenchError(f"messages of row {row['id']} must be a list of {{role, content}} that ends with the assistant.")
         if not self.tokenizer.chat_template:
@@ -76,7 +80,9 @@ class CausalLM(Task):
         prompt = self.tokenizer.apply_chat_template(chat[:-1], tokenize=False, add_generation_prompt=True)
         whole = self.tokenizer.apply_chat_template(chat, tokenize=False)
         if not whole.startswith(prompt):
-            raise WorkbenchError("the chat template rewrites earlier turns, so the completion cannot be told apart; use prompt and completion.")
+            raise WorkbenchError(
+                "the chat template rewrites earlier turns, so the completion cannot be told apart; use prompt and completion."
+            )
         return prompt, whole[len(prompt) :]
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -142,7 +148,11 @@ class CausalLM(Task):
         """Perplexity and next-token accuracy over all scored tokens; exact match where an answer was generated."""
         total = sum(p.weight for p in predictions)
         nll = sum(p.loss * p.weight for p in predictions) / total
-        found = {"perplexity": math.exp(min(nll, 80)), "token_accuracy": sum(p.score * p.weight for p in predictions) / total, "loss": nll}
+        found = {
+            "perplexity": math.exp(min(nll, 80)),
+            "token_accuracy": sum(p.score * p.weight for p in predictions) / total,
+            "loss": nll,
+        }
         if any(p.prediction for p in predictions):
             found["exact_match"] = sum(p.prediction == p.label for p in predictions) / len(predictions)
         return found

@@ -1,0 +1,12 @@
+"""Runs: the queue with live progress; cancel, retry and delete."""
+
+import streamlit as st
+
+from workbench.ui import notices, queueing
+from workbench.ui.boot import boot
+
+boot("Runs")
+st.title("Runs", anchor=False)
+with notices.shown():
+    experiment = queueing.filters()
+    queueing.live(experiment)

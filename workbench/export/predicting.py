@@ -1,0 +1,107 @@
+"""Predicting the rows of a file with a trained adapter."""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.core.errors import WorkbenchError
+from workbench.core.paths import inside
+from workbench.data import Table, columns, values
+from workbench.data.tabular import read_table
+from workbench.evaluate import evaluation, saved
+from workbench.export.exporting import free_disk
+from workbench.tasks import Task
+
+BATCH = 32
+
+
+def predict(source: str | Path, file: str | Path, to: str | Path) -> dict[str, Any]:
+    """Predict every row of a table and write one row per row.
+
+    Args:
+        source: run folder or adapter folder.
+        file: csv, tsv, json, jsonl or parquet with the columns the run was trained on; the answer's column may be missing.
+        to: new file: .csv, .jsonl or .parquet with id, prediction, score and, where answers are given, label and loss.
+
+    Returns:
+        {rows, to, labelled, metrics}; metrics is empty without answers.
+
+    Raises:
+        WorkbenchError: a missing column, an unreadable file, or a target that exists or has another suffix.
+    """
+    file, to = Path(file).expanduser(), Path(to).expanduser().resolve()
+    if to.suffix.lower() not in WRITERS:
+        raise WorkbenchError(f"the predictions' file must end in {', '.join(WRITERS)}; got {to.name[:80]!r}.")
+    if to.exists() or not to.parent.is_dir():
+        raise WorkbenchError(f"the predictions must go to a new file in a folder that exists; got {to}.")
+    where = saved.place(source)
+    stored = saved.read(where)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    revived = saved.revive(stored, where, device=device)
+    table, labelled = _table(file, revived.task, stored.meta.get("columns") or {})
+    predictions, metrics = evaluation.evaluate(revived.task, revived.host, revived.task.encode(table), BATCH, device)
+    names = ("id", "prediction", "score", *(("label", "loss") if labelled else ()))
+    with free_disk(to):
+        _write([{n: getattr(p, n) for n in names} for p in predictions], to)
+    return {"rows": len(predictions), "to": str(to), "labelled": labelled, "metrics": metrics if labelled else {}}
+
+
+def _table(file: Path, task: Task, trained: dict[str, str]) -> tuple[Table, bool]:
+    """The task's columns of a file, the answers' only where the column of the training is there; and whether it is."""
+    raw = read_table(file)
+    choices = [{p: want for p, want in parts.items() if p != task.answer} for parts in task.parts]
+    given = {part: column for part, column in trained.items() if column in raw and part != task.answer}
+    mapped = columns.map_columns(list(raw), choices, given, file.name).columns
+    wanted = next(choice for choice in choices if set(mapped) <= set(choice))
+    found = {part: _cells(part, raw[column], column, wanted[part], file) for part, column in mapped.items()}
+    answer = trained.get(task.answer)
+    if answer in raw:
+        kind = columns.KINDS.get(task.answer, "text")
+        found[task.answer] = values.CHECKS[kind](raw[answer], answer, task.answer, True)
+    labelled = answer in raw or not any(task.answer in parts for parts in task.parts if set(mapped) <= set(parts))
+    return Table(tuple(range(len(next(iter(raw.values()))))), found), labelled
+
+
+def _cells(part: str, cells: list[Any], column: str, required: Any, file: Path) -> list[Any]:
+    kind = columns.KINDS.get(part, "text")
+    if kind != "image":
+        return values.CHECKS[kind](cells, column, part, columns.is_required(required))
+    values.refuse_missing(cells, column, part)
+    return [str(inside(file.resolve().parent, c)) if isinstance(c, str) else c for c in cells]
+
+
+def _csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _jsonl(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise WorkbenchError("parquet files need pyarrow, which is not installed; name a .csv or .jsonl file.") from None
+    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+
+
+WRITERS: dict[str, Callable[[Sequence[dict[str, Any]], Path], None]] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+
+
+def _write(rows: Sequence[dict[str, Any]], to: Path) -> None:
+    """The file appears whole or not at all."""
+    work = to.with_name(f".{to.name}.tmp")
+    try:
+        WRITERS[to.suffix.lower()](rows, work)
+        work.replace(to)
+    finally:
+        work.unlink(missing_ok=True)

@@ -16,7 +16,8 @@ from tests.conftest import ROOT
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 
@@ -43,7 +44,9 @@ def address(home, tmp_path):
         port = probe.getsockname()[1]
     command = [sys.executable, "-P", "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
     with open(tmp_path / "server.log", "wb") as log:
-        server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=subprocess.STDOUT
+        )
     try:
         until(lambda: healthy(port), 60, "the server does not answer")
         yield f"http://127.0.0.1:{port}"
@@ -56,13 +59,14 @@ def address(home, tmp_path):
 
 
 @pytest.fixture
-def page():
-    """One tab of a real browser."""
+def page(tmp_path):
+    """One tab of a real browser; `last.png` in the test's folder shows how it ended."""
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         tab.set_default_timeout(60_000)
         yield tab
+        tab.screenshot(path=tmp_path / "last.png")
         browser.close()
 
 
@@ -96,7 +100,9 @@ def fill(page, label, value):
 def settle(page):
     """Wait until the script has run."""
     page.wait_for_timeout(300)
-    page.wait_for_function("document.querySelector('[data-testid=stApp]')?.getAttribute('data-test-script-state') == 'notRunning'")
+    page.wait_for_function(
+        "document.querySelector('[data-testid=stApp]')?.getAttribute('data-test-script-state') == 'notRunning'"
+    )
 
 
 def test_from_a_form_to_a_verified_export(address, page, home):
@@ -108,6 +114,7 @@ def test_from_a_form_to_a_verified_export(address, page, home):
     fill(page, "Test split", "0.03")
     fill(page, "Validation split", "0.02")
     fill(page, "Max steps", "4")
+    fill(page, "Max length", "32")
     fill(page, "Seeds", "0")
     shown = page.get_by_test_id("stCode").nth(1)
     sync_api.expect(shown).to_contain_text("max_steps: 4")
@@ -119,9 +126,12 @@ def test_from_a_form_to_a_verified_export(address, page, home):
     page.wait_for_url("**/runs?experiment=journey-*", timeout=60_000)
     from workbench.services import results
 
-    rows = until(lambda: over(results.job_rows()), 120, "the runs do not finish")
+    rows = until(lambda: over(results.job_rows()), 240, "the runs do not finish")
     assert {row["label"]: row["state"] for row in rows} == {"lora": "finished", "head_only": "finished"}
-    sync_api.expect(page.get_by_test_id("stMarkdown").filter(has_text="finished 2")).to_be_visible()  # the live table noticed by itself
+    sync_api.expect(
+        page.get_by_test_id("stMarkdown").filter(has_text="finished 2")
+    ).to_be_visible()  # the live table noticed by itself
+    settle(page)
 
     page.get_by_role("link", name="Compare", exact=True).click()
     page.get_by_role("heading", name="Parameters and quality").wait_for()

@@ -270,16 +270,10 @@ def test_what_a_library_prints_stays_out_of_the_answer(wb, runs, monkeypatch):
     assert err == "noise\n"
 
 
-def test_jobs_starts_fast_and_without_torch(home):
-    code = "import sys; from workbench.cli import main; main(['jobs']); print({'torch', 'peft', 'mlflow'} & {*sys.modules})"
+def test_jobs_starts_without_the_heavy_libraries(home):
+    code = "import sys; from workbench.cli import main; main(['jobs']); print({'torch', 'peft', 'mlflow', 'pandas'} & {*sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.splitlines() == ["no jobs", "set()"]
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "workbench", "jobs"], cwd=ROOT, capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 1.0
 
 
 def test_in_a_process_of_its_own(fresh, runs):

@@ -64,7 +64,7 @@ def test_one_new_file_reaches_catalogue_form_plan_contract_and_a_run(tmp_path):
     entry = next(m for m in json.loads(call("-m", "workbench", "methods", "--json")) if m["key"] == "rescale")
     assert entry["family"] == "structured"
     assert entry["kind"] == "weight"
-    assert "roles" in json.dumps(entry["fields"])
+    assert "roles" in json.dumps(entry["schema"])
     (tmp_path / "spec.yaml").write_text(
         "name: new\nmodel: bundled/minilm\ntask: text_classification\ndata: {source: bundled/docstrings, limit: 40}\n"
         "methods: [rescale]\ntraining: {max_steps: 3, batch_size: 8, max_length: 16}\n"

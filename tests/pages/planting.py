@@ -51,7 +51,13 @@ def plant_run(store, run_id, method, seed, state="finished", accuracy=0.8, exper
     if state != "queued":
         (folder / "train.log").write_text("loading the base\ntraining\n")
         events(folder, 4 if state == "finished" else 2, accuracy)
-        values = {"state": state, "step": 4 if state == "finished" else 2, "steps": 4, "started": time.time() - 20, "reason": reason}
+        values = {
+            "state": state,
+            "step": 4 if state == "finished" else 2,
+            "steps": 4,
+            "started": time.time() - 20,
+            "reason": reason,
+        }
         store._set(job, values, ("queued",))
     if state in ("finished", "failed"):
         store._set(job, {"ended": time.time()}, (state,))
@@ -68,7 +74,9 @@ def events(folder: Path, steps: int, accuracy: float) -> None:
     """`events.jsonl` with a few steps and evaluations."""
     lines = [{"event": "started", "steps": 4}, {"event": "phase", "name": "training", "time": time.time()}]
     lines += [{"event": "step", "step": s, "loss": 2.0 / s, "lr": 1e-3, "seconds": 0.1} for s in range(1, steps + 1)]
-    lines += [{"event": "evaluated", "step": s, "split": "validation", "metrics": {"accuracy": 0.2 * s}} for s in range(2, steps + 1, 2)]
+    lines += [
+        {"event": "evaluated", "step": s, "split": "validation", "metrics": {"accuracy": 0.2 * s}} for s in range(2, steps + 1, 2)
+    ]
     if steps == 4:
         lines.append({"event": "evaluated", "step": 4, "split": "test", "metrics": {"accuracy": accuracy}})
     (folder / "events.jsonl").write_text("".join(json.dumps({"time": 1.0, "attempt": 1, **line}) + "\n" for line in lines))
@@ -76,7 +84,12 @@ def events(folder: Path, steps: int, accuracy: float) -> None:
 
 def leave_adapter(folder: Path, method: str, accuracy: float) -> None:
     """An adapter folder's description, enough for listing it."""
-    meta = {"method": method, "task": "text_classification", "base": {"source": "bundled/minilm"}, "metrics": {"accuracy": accuracy}}
+    meta = {
+        "method": method,
+        "task": "text_classification",
+        "base": {"source": "bundled/minilm"},
+        "metrics": {"accuracy": accuracy},
+    }
     (folder / "adapter").mkdir()
     (folder / "adapter" / "workbench_adapter.json").write_text(json.dumps(meta))
 
@@ -99,7 +112,9 @@ def plant(states=True) -> dict[str, int]:
             for seed in (0, 1)
         }
         if states:
-            jobs["failed"] = plant_run(store, "lora-s2-bbbb0000", "lora", 2, "failed", reason="the learning rate must be smaller; lower it.")
+            jobs["failed"] = plant_run(
+                store, "lora-s2-bbbb0000", "lora", 2, "failed", reason="the learning rate must be smaller; lower it."
+            )
             jobs["running"] = plant_run(store, "lora-s3-cccc0000", "lora", 3, "running")
             jobs["queued"] = plant_run(store, "lora-s4-dddd0000", "lora", 4, "queued")
     return jobs
@@ -118,7 +133,13 @@ def plan_of(spec) -> dict:
         }
         for entry in spec["methods"]
     ]
-    return {"experiment": spec["name"], "rows": {"train": 1000, "validation": 100, "test": 200}, "notes": [], "problems": [], "methods": methods}
+    return {
+        "experiment": spec["name"],
+        "rows": {"train": 1000, "validation": 100, "test": 200},
+        "notes": [],
+        "problems": [],
+        "methods": methods,
+    }
 
 
 def preview_of(source, task, rows=8) -> dict:

@@ -10,17 +10,31 @@ from workbench import compare
 from workbench.ui import charts, tables, theme, words
 
 ROWS = [
-    {"label": label, "method": label, "seed": seed, "state": "finished", "trainable_params": size, "peak_memory_bytes": 2e8 + 1e7 * seed,
+    {"label": label, "method": label, "seed": seed, "state": "finished", "trainable_params": size,
+     "peak_memory_bytes": 2e8 + 1e7 * seed,
      "metrics": {"accuracy": base + 0.01 * seed}}
     for label, size, base in (("head_only", 0, 0.6), ("lora", 73_728, 0.8))
     for seed in (0, 1, 2)
 ]  # fmt: skip
-LOST = {"label": "lora", "method": "lora", "seed": 3, "state": "failed", "trainable_params": None, "peak_memory_bytes": None, "metrics": {}}
+LOST = {
+    "label": "lora",
+    "method": "lora",
+    "seed": 3,
+    "state": "failed",
+    "trainable_params": None,
+    "peak_memory_bytes": None,
+    "metrics": {},
+}
 
 
 def holds_nan(figure):
     """Whether any number of a figure is not finite (null is allowed in JSON only where a trace leaves a gap)."""
-    return any(isinstance(v, float) and not math.isfinite(v) for trace in figure.data for axis in (trace.x, trace.y) for v in (() if axis is None else axis))
+    return any(
+        isinstance(v, float) and not math.isfinite(v)
+        for trace in figure.data
+        for axis in (trace.x, trace.y)
+        for v in (() if axis is None else axis)
+    )
 
 
 @pytest.fixture
@@ -70,7 +84,9 @@ def test_one_seed_has_no_bars_and_nothing_finished_no_traces():
 
 
 def test_bands_have_a_line_per_label_and_an_area_where_seeds_allow():
-    points = [{"label": "lora", "step": s, "value": v + s} for s in (1, 2) for v in (0.0, 0.2)] + [{"label": "full", "step": 1, "value": 3.0}]
+    points = [{"label": "lora", "step": s, "value": v + s} for s in (1, 2) for v in (0.0, 0.2)] + [
+        {"label": "full", "step": 1, "value": 3.0}
+    ]
     figure = charts.bands(compare.bands(pd.DataFrame(points)), "Accuracy")
     area = [t for t in figure.data if t.fill == "toself"]
     lines = [t for t in figure.data if t.fill is None]
@@ -86,7 +102,10 @@ def test_live_curves_leave_gaps_out():
     steps = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3, "loss": 1.0}]
     figure = charts.live_loss(steps, "lora")
     assert list(figure.data[0].x) == [1, 3]
-    evaluations = [{"step": 2, "split": "validation", "metrics": {"accuracy": 0.5}}, {"step": 3, "split": "test", "metrics": {"accuracy": 0.6}}]
+    evaluations = [
+        {"step": 2, "split": "validation", "metrics": {"accuracy": 0.5}},
+        {"step": 3, "split": "test", "metrics": {"accuracy": 0.6}},
+    ]
     figure = charts.live_metric(evaluations, "accuracy", "lora")
     assert [(t.name, list(t.y)) for t in figure.data] == [("validation", [0.5]), ("test", [0.6])]
 
@@ -134,3 +153,8 @@ def test_the_comparison_table_has_no_bare_numbers_and_csv_no_formulas(frames):
     assert "'=1+1" in text
     assert "metrics.accuracy" in text.splitlines()[0]
     assert json.loads(charts.confusion(["a"], [[1]]).to_json())
+
+
+def test_a_selection_never_outlives_its_rows():
+    assert tables.fingerprint([3, 2, 1]) == tables.fingerprint([3, 2, 1])
+    assert len({tables.fingerprint(jobs) for jobs in ([3, 2, 1], [4, 3, 2, 1], [3, 1], [1, 2, 3])}) == 4

@@ -54,7 +54,9 @@ def test_roles_offer_every_role_and_choices_their_values():
     assert training["learning_rate"].kind == "text"
 
 
-@pytest.mark.parametrize(("text", "value"), [("0, 2-4", [0, "2-4"]), ("1.5", [1.5]), ("", []), ("-1,-2", [-1, -2]), ("true", ["true"])])
+@pytest.mark.parametrize(
+    ("text", "value"), [("0, 2-4", [0, "2-4"]), ("1.5", [1.5]), ("", []), ("-1,-2", [-1, -2]), ("true", ["true"])]
+)
 def test_lists_are_read_as_one_types_them(text, value):
     assert forms.parse_list(text) == value
     assert forms.parse_list(forms.as_text(value)) == value

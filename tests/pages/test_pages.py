@@ -84,7 +84,7 @@ def test_build_shows_plan_yaml_and_command_and_launches_once(home, answers, cold
     at.number_input(key="build.method.lora.copies").set_value(2)
     at.run()
     assert [m.value for m in at.metric][:2] == ["6", "1,000"]
-    assert [c.value for c in at.code][0] == "python -m workbench run mine.yaml"
+    assert at.code[0].value == "python -m workbench run mine.yaml"
     text = at.code[1].value
     assert "name: mine" in text
     assert "limit: 1000" in text

@@ -28,7 +28,14 @@ for page in ("runs", "run", "compare", "adapters", "methods"):
     assert at.title, page
 print([m for m in {HEAVY!r} if m in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -42,7 +49,8 @@ def test_queue_rows_know_share_and_remaining_time(jobs):
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"), [("my reviews.csv", "my-reviews.csv"), ("../../etc/passwd", "passwd"), ("a\\b\\c.tsv", "c.tsv"), ("...", "data")]
+    ("name", "kept"),
+    [("my reviews.csv", "my-reviews.csv"), ("../../etc/passwd", "passwd"), ("a\\b\\c.tsv", "c.tsv"), ("...", "data")],
 )
 def test_uploads_stay_under_the_home_and_are_stored_once(home, name, kept):
     path = files.upload(name, b"text,label\nx,y\n")
@@ -80,7 +88,14 @@ def test_a_new_place_is_never_taken(home):
 def test_a_spec_is_text_that_reads_back(home):
     from workbench.core import safe_yaml
 
-    spec = {"name": "a", "model": "bundled/minilm", "task": "text_classification", "data": {"source": "x.csv"}, "methods": ["lora"], "seeds": [0]}
+    spec = {
+        "name": "a",
+        "model": "bundled/minilm",
+        "task": "text_classification",
+        "data": {"source": "x.csv"},
+        "methods": ["lora"],
+        "seeds": [0],
+    }
     assert safe_yaml.loads(files.spec_text(spec).encode(), "spec") == spec
     with pytest.raises(WorkbenchError, match="name"):
         files.spec_text({**spec, "name": "../x"})
@@ -109,7 +124,9 @@ def test_a_causal_lm_run_has_no_confusion(jobs):
     from workbench.core.paths import run_folder
 
     path = run_folder("lora-s0-aaaa0000") / "predictions.csv"
-    path.write_text("id,split,label,prediction,score,loss\n" + "".join(f"{i},test,text {i},other {i},0.5,{i}.0\n" for i in range(40)))
+    path.write_text(
+        "id,split,label,prediction,score,loss\n" + "".join(f"{i},test,text {i},other {i},0.5,{i}.0\n" for i in range(40))
+    )
     found = outcomes.outcome("lora-s0-aaaa0000")
     assert found["labels"] == []
     assert found["worst"][0]["id"] == 39

@@ -37,6 +37,7 @@ class Slot:
             "CUDA_VISIBLE_DEVICES": self.gpu if self.gpu is not None else "",
             "OMP_NUM_THREADS": str(self.threads),
             "MKL_NUM_THREADS": str(self.threads),
+            "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads starve each other when anything else uses the cores
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
         }

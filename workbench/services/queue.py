@@ -33,7 +33,7 @@ def _timing(row: dict[str, Any], now: float) -> dict[str, Any]:
     over = row["state"] in ("finished", "failed", "cancelled")
     share = 1.0 if row["state"] == "finished" else min(row["step"] / row["steps"], 1.0) if row["steps"] else 0.0
     seconds = None if not row["started"] else max((row["ended"] if over and row["ended"] else now) - row["started"], 0.0)
-    known = row["state"] == "running" and seconds and share > 0
+    known = row["state"] == "running" and seconds and 0 < share < 1
     return {
         "share": share,
         "seconds": seconds,

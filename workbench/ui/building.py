@@ -168,7 +168,7 @@ def methods(task: Task) -> list[Any]:
 def _method(entry: Mapping[str, Any], found: Mapping[str, Any]) -> list[Any]:
     key, (name, sentence) = f"build.method.{entry['key']}", tables.split_title(entry)
     with st.expander(f"**{entry['key']}** · {name if name != entry['key'] else sentence}"):
-        st.caption(notices.plain(sentence))
+        st.caption(notices.plain(notices.capital(sentence)))
         left, right = st.columns([2, 1], vertical_alignment="bottom")
         options = ["", *entry["presets"]]
         preset = (

@@ -176,9 +176,9 @@ def bands(curves: pd.DataFrame, what: str) -> go.Figure:
     return figure
 
 
-def _faint(colour: str) -> str:
+def _faint(colour: str, strength: float = 0.16) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.16)"
+    return f"rgba({red},{green},{blue},{strength})"
 
 
 def live_loss(steps: Sequence[Mapping[str, Any]], label: str) -> go.Figure:
@@ -194,10 +194,13 @@ def live_loss(steps: Sequence[Mapping[str, Any]], label: str) -> go.Figure:
     smooth = y.rolling(max(1, len(y) // 10), min_periods=1).mean()
     figure = go.Figure()
     hover = [f"step {s}<br>loss {v:.4f}" for s, v in held]
-    figure.add_trace(
-        go.Scatter(x=x, y=list(y), mode="lines+markers", name="each step", line={"color": _faint(colour).replace("0.16", "0.45"), "width": 1},
-                   marker={"size": 3}, hovertext=hover, hoverinfo="text")
-    )  # fmt: skip
+    each = {
+        "name": "each step",
+        "mode": "lines+markers",
+        "marker": {"size": 3},
+        "line": {"color": _faint(colour, 0.45), "width": 1},
+    }
+    figure.add_trace(go.Scatter(x=x, y=list(y), **each, hovertext=hover, hoverinfo="text"))
     figure.add_trace(
         go.Scatter(x=x, y=list(smooth), mode="lines", name="running mean", line={"color": colour, "width": 2.5}, hoverinfo="skip")
     )

@@ -51,9 +51,8 @@ def draw(references: list[str]) -> None:
     columns = tables.comparison_columns(found.metrics)
     tables.show(tables.comparison(found.table, found.metrics, metric), "One line per method", columns=columns)
     better = "Higher is better." if higher else "Lower is better."
-    st.caption(
-        f"Means over finished runs on the test split, with 95 % t intervals over seeds. {better if metric == found.metric else ''}"
-    )
+    tail = better if metric == found.metric else ""
+    st.caption(f"Means over finished runs on the test split, with 95 % t intervals over seeds. {tail}")
     _figures(found, metric)
 
 
@@ -79,5 +78,6 @@ def _figures(found: Comparison, metric: str) -> None:
             charts.bands(comparison.curves(found.rows, "loss"), "Training loss (nats)"), key="compare.loss", config=BAR
         )
     st.caption(
-        "Faint dots are single runs, strong markers their means. Bands and bars are 95 % intervals; with few seeds they may leave the figure."
+        "Faint dots are single runs, strong markers their means. Bands and bars are 95 % intervals; "
+        "with few seeds they may leave the figure."
     )

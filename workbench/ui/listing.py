@@ -46,7 +46,7 @@ def table(entries: Sequence[Entry]) -> Entry | None:
     keys = [one["key"] for one in entries]
     event = tables.show(
         tables.methods(entries), "The catalogue of methods", columns=columns, on_select="rerun", selection_mode="single-row",
-        key=f"methods.table.{len(keys)}.{keys[0]}", height=320,
+        key=f"methods.table.{tables.fingerprint(keys)}", height=320,
     )  # fmt: skip
     if event.selection.rows and event.selection.rows[0] < len(keys):
         st.query_params["method"] = keys[event.selection.rows[0]]

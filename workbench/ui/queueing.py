@@ -48,7 +48,7 @@ def _table(experiment: str | None, was_busy: bool) -> None:
         _counts(rows)
         event = tables.show(
             tables.jobs(rows), "The queue", columns=tables.job_columns(), on_select="rerun", selection_mode="multi-row",
-            key=f"runs.table.{experiment}", height=min(38 + 35 * len(rows), 560),
+            key=f"runs.table.{tables.fingerprint(row['job'] for row in rows)}", height=min(38 + 35 * len(rows), 560),
         )  # fmt: skip
         picked = [rows[i] for i in event.selection.rows if i < len(rows)]
         _actions(picked)
@@ -91,7 +91,7 @@ def _confirm(action: str, rows: Sequence[Mapping[str, Any]]) -> None:
         st.caption(DOES[action])
         st.button(
             f"Yes, {action}",
-            key=f"runs.{action}.{min(numbers)}.{len(numbers)}",
+            key=f"runs.{action}.{tables.fingerprint(numbers)}",
             type="primary",
             on_click=_do,
             args=(action, tuple(numbers)),

@@ -76,7 +76,7 @@ def _done(was_busy: bool) -> None:
 
 
 def _one_export(one: Entry) -> None:
-    text, button = st.columns([5, 1], vertical_alignment="center")
+    text, button = st.columns([3, 1], vertical_alignment="center")
     result = one["result"]
     with text:
         verified = one["state"] == "finished"
@@ -93,17 +93,17 @@ def _one_export(one: Entry) -> None:
             st.caption(notices.plain(one["reason"]))
     if verified and one["there"] and one["kind"] == "export":
         name = one["folder"].rpartition("/")[2] + ".zip"
-        button.download_button(
-            "Zip",
-            lambda: files.zipped(one["folder"]),
-            name,
-            "application/zip",
-            key=f"adapters.zip.{one['job']}",
-            icon=":material/download:",
-        )
-        button.button(
-            "Verify", key=f"adapters.verify.{one['job']}", on_click=_verify, args=(one["folder"],), icon=":material/fact_check:"
-        )
+        with button.container(horizontal=True, horizontal_alignment="right"):
+            st.download_button(
+                "Zip", lambda: files.zipped(one["folder"]), name, "application/zip", key=f"adapters.zip.{one['job']}", icon=":material/download:",
+            )  # fmt: skip
+            st.button(
+                "Verify",
+                key=f"adapters.verify.{one['job']}",
+                on_click=_verify,
+                args=(one["folder"],),
+                icon=":material/fact_check:",
+            )
 
 
 def _verify(folder: str) -> None:

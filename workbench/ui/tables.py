@@ -1,6 +1,7 @@
 """Tables: plain rows in, a frame with readable columns out, and how Streamlit shows each column."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,11 @@ def show(frame: pd.DataFrame, alt: str, **more: Any) -> Any:
     config = {name: st.column_config.NumberColumn(format="localized") for name in frame.columns if name in NUMBER}
     config |= more.pop("columns", {})
     return st.dataframe(frame, hide_index=True, column_config=config, alt=alt, placeholder=words.DASH, **more)
+
+
+def fingerprint(values: Iterable[Any]) -> str:
+    """A key for a table of these rows: a selection is kept by position, so it must not outlive the rows it was made on."""
+    return hashlib.sha256(repr(list(values)).encode()).hexdigest()[:12]
 
 
 def plan(methods: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -156,8 +162,8 @@ def mistakes(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def mistake_columns() -> dict[str, Any]:
     """How the columns of `mistakes` are shown."""
     column = st.column_config
-    numbers = {name: column.NumberColumn(format="%.2f", width=55) for name in ("Score", "Loss")}
-    words_ = {name: column.TextColumn(width=125) for name in ("True", "Predicted")}
+    numbers = {name: column.NumberColumn(format="%.2f", width=50) for name in ("Score", "Loss")}
+    words_ = {name: column.TextColumn(width=112) for name in ("True", "Predicted")}
     return {"Row": column.NumberColumn(width=55, format="%d"), **words_, **numbers}
 
 

@@ -49,7 +49,7 @@ mutate: $(VENV)/.installed-dev
 	$(BIN)/python -P tests/mutate/run.py
 
 gpu:
-	$(PYTHON) -m pytest -q tests -m gpu -p no:cacheprovider
+	$(PYTHON) -m pytest -q tests/gpu -m gpu -p no:cacheprovider
 
 throughput: $(VENV)/.installed-dev
 	$(BIN)/python -P tests/bench/throughput.py

@@ -113,6 +113,11 @@ def test_live_curves_leave_gaps_out():
 def test_confusion_and_balance_show_counts():
     figure = charts.confusion(["a", "b"], [[3, 1], [0, 2]])
     assert [list(row) for row in figure.data[0].z] == [[3, 1], [0, 2]]
+    assert list(zip(figure.data[1].y, figure.data[1].x, figure.data[1].text)) == [
+        ("a", "a", "3"),
+        ("a", "b", "1"),
+        ("b", "b", "2"),
+    ]
     bars = charts.balance({"a": {"train": 5, "test": 1}, "b": {"train": 2}})
     assert [t.name for t in bars.data] == ["train", "validation", "test"]
     assert list(bars.data[0].y) == ["b", "a"]

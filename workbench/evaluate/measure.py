@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def _status(field: str) -> int:
 
 def gemm_seconds(dtype: torch.dtype, device: str = "cpu", repeats: int = 12) -> float:
     """Median seconds of one (512, 384) x (384, 1536) product."""
-    a, b = torch.randn(512, 384, device=device).to(dtype), torch.randn(384, 1536, device=device).to(dtype)
+    gen = torch.Generator().manual_seed(0)  # its own: the run's numbers must not depend on whether this was measured
+    a, b = (torch.randn(*shape, generator=gen).to(device, dtype) for shape in ((512, 384), (384, 1536)))
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -80,7 +82,7 @@ def faster_precision(device: str, threads: int) -> str:
     if key not in known:
         ratio = gemm_seconds(torch.float32, device) / gemm_seconds(torch.bfloat16, device)
         known[key] = {"fp32_over_bf16": round(ratio, 2), "choice": "bf16" if ratio >= 1.5 else "fp32"}
-        work = file.with_suffix(".tmp")
+        work = file.with_suffix(f".{os.getpid()}.tmp")  # two runs may measure at the same time
         work.write_text(json.dumps(known, indent=1))
         work.replace(file)
     return str(known[key]["choice"])

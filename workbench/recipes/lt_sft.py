@@ -46,6 +46,8 @@ class LtSft(Recipe):
         norms = {s.path for s in models.adapters.sites if s.role == "norms"}
         found = models.adapter.originals()
         self.base = {n: (original.detach(), own) for n, (original, own, _) in found.items() if n.rpartition(".")[0] not in norms}
+        if not self.base:
+            raise WorkbenchError(f"the recipe lt_sft keeps norms frozen; {models.adapter.key} trains no other base tensors here.")
         for name, (_, own, _) in found.items():
             own.requires_grad_(name in self.base)
         self.masks: dict[str, Tensor] = {}

@@ -33,11 +33,11 @@ def _timing(row: dict[str, Any], now: float) -> dict[str, Any]:
     over = row["state"] in ("finished", "failed", "cancelled")
     share = 1.0 if row["state"] == "finished" else min(row["step"] / row["steps"], 1.0) if row["steps"] else 0.0
     seconds = None if not row["started"] else max((row["ended"] if over and row["ended"] else now) - row["started"], 0.0)
-    known = row["state"] == "running" and seconds and 0 < share < 1
+    remaining = seconds * (1 - share) / share if row["state"] == "running" and seconds and 0 < share < 1 else None
     return {
         "share": share,
         "seconds": seconds,
-        "remaining": seconds * (1 - share) / share if known else None,
+        "remaining": remaining,
         "actions": [name for name, (_, states) in ACTIONS.items() if row["state"] in states],
     }
 

@@ -49,7 +49,7 @@ def progress(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line about some jobs: time, how many are over, what is running and how far it is."""
     over = sum(row["state"] not in ("queued", "starting", "running") for row in rows)
     live = [
-        f"{text(r['label'] or r['name'])} seed {r['seed']} {r['state']} {r['step']}/{r['steps']}"
+        f"{text(r['label'] or r['name'])} seed {r['seed']} {r['state']}" + (f" {r['step']}/{r['steps']}" if r["steps"] else "")
         for r in rows
         if r["state"] in ("starting", "running")
     ]

@@ -61,6 +61,7 @@ class Prediction(NamedTuple):
         score: probability of the prediction; for language models the share of right next tokens.
         loss: the row's own mean loss.
         weight: scored tokens of the row; 1 for one label.
+        asked: whether `prediction` is an answer that was generated.
     """
 
     id: int
@@ -69,6 +70,7 @@ class Prediction(NamedTuple):
     score: float
     loss: float
     weight: int = 1
+    asked: bool = False
 
 
 class Task(ABC):

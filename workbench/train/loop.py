@@ -56,23 +56,23 @@ class Loop:
         """
         done = Outcome()
         stream = batching.forever(examples, self.training.batch_size, self.seed)
-        best = _Best(self.models, self.training.early_stop)
         phases = self.recipe.phases(steps)
         for number, phase in enumerate(phases):
             self.reporter.emit(Phase(phase.name, phase.steps))
-            if self._phase(phase.steps, stream, steps, eval_every, done, best) or number == len(phases) - 1:
-                break
-            self.recipe.between(phase)
-        best.restore()
+            best = _Best(self.models, self.training.early_stop)  # of this phase: a later one may rewind what was found
+            self._phase(phase.steps, stream, steps, eval_every, done, best)
+            done.validation = best.restore() or done.validation
+            if number < len(phases) - 1:
+                self.recipe.between(phase)
         return done
 
-    def _phase(self, count: int, stream: Iterator, steps: int, eval_every: int, done: Outcome, best: "_Best") -> bool:
-        """One phase; True when early stopping ended it."""
+    def _phase(self, count: int, stream: Iterator, steps: int, eval_every: int, done: Outcome, best: "_Best") -> None:
+        """One phase; early stopping ends it before its last step."""
         adapter, head = self.models.adapter, self.models.head
         trainable = [*adapter.named_trainable().values(), *head]
         done.peak_trainable = max(done.peak_trainable, sum(p.numel() for p in trainable))
         if not trainable:
-            return True
+            return
         groups = optim.groups(adapter, head, self.lr, self.training.weight_decay)
         adamw, schedule = optim.optimizer(groups, self.training, count)
         watch = _Watch(self.models) if done.steps == 0 else None
@@ -82,22 +82,22 @@ class Loop:
             loss, seen = self._update(stream, adamw, trainable, done.steps + 1)
             if watch is not None:
                 watch.after_backward()
+            rate = schedule.get_last_lr()[0]
             adamw.step()
             schedule.step()
             done.steps += 1
             adapter.on_step(done.steps, steps)
             self.recipe.after_step(done.steps)
             if watch is not None and local == min(CHECKED_STEPS, count):
-                watch.check()
+                watch.check(moved=local == CHECKED_STEPS)
                 watch = None
             seconds = time.perf_counter() - start
             done.seconds, done.examples = done.seconds + seconds, done.examples + seen
             done.first_step = done.first_step or time.time()
-            self.reporter.emit(Step(done.steps, loss, schedule.get_last_lr()[0], seconds, seen))
+            self.reporter.emit(Step(done.steps, loss, rate, seconds, seen))
             self._heed()
             if (local % eval_every == 0 or local == count) and self._validated(done, best):
-                return True
-        return False
+                return
 
     def _update(self, stream: Iterator, adamw: Any, trainable: list, step: int) -> tuple[float, int]:
         """Forward and backward of one optimizer step; (mean loss, examples)."""
@@ -134,9 +134,11 @@ class _Best:
         self.models, self.patience, self.waited = models, patience, 0
         self.value: float | None = None
         self.state: list[Tensor] = []
+        self.metrics: dict[str, float] = {}
 
     def _tensors(self) -> list[Tensor]:
-        return [*self.models.adapter.named_trainable().values(), *self.models.head]
+        adapter = self.models.adapter  # buffers too: masks and counters that a method moves while it trains
+        return [*adapter.named_trainable().values(), *adapter.buffers(), *self.models.head]
 
     def enough(self, metrics: dict[str, float]) -> bool:
         """Note one validation; True when patience has run out."""
@@ -145,17 +147,18 @@ class _Best:
         task = self.models.task
         value = metrics[task.metric] if task.greater_is_better else -metrics[task.metric]
         if self.value is None or value > self.value:
-            self.value, self.waited = value, 0
+            self.value, self.waited, self.metrics = value, 0, metrics
             self.state = [t.detach().clone() for t in self._tensors()]
         else:
             self.waited += 1
         return self.waited >= self.patience
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Put the best state back."""
+    def restore(self) -> dict[str, float]:
+        """Put the best state back; returns its metrics, nothing if none was kept."""
         for tensor, kept in zip(self._tensors(), self.state, strict=True) if self.state else ():
             tensor.copy_(kept)
+        return self.metrics
 
 
 class _Watch:
@@ -176,14 +179,18 @@ class _Watch:
         """Note which tensors got a gradient."""
         self.reached |= {n for n, p in self.trainable.items() if p.grad is not None}
 
-    def check(self) -> None:
-        """Raise if a tensor that should train does not, or one that should not does."""
+    def check(self, moved: bool) -> None:
+        """Raise if a tensor that should train does not, or one that should not does.
+
+        Args:
+            moved: also demand that values changed; a factor behind one that starts at zero needs more than one step.
+        """
         for name, param in self.trainable.items():
             if name not in self.reached:
                 raise WorkbenchError(
                     f"{name} should train but got no gradient; the method does not reach the loss on this model."
                 )
-            if torch.equal(self.before[name], _sample(param)):
+            if moved and torch.equal(self.before[name], _sample(param)):
                 raise WorkbenchError(f"{name} should train but did not move in {CHECKED_STEPS} steps; raise learning_rate.")
         for name, param in self.frozen.items():
             if param._version != self.versions[name] or param.grad is not None:

@@ -236,13 +236,19 @@ def live_metric(evaluations: Sequence[Mapping[str, Any]], metric: str, label: st
 
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> go.Figure:
     """Counts of test rows: true label down, prediction across."""
-    text = [[str(c) if c else "" for c in row] for row in counts]
     heat = go.Heatmap(
-        z=[list(row) for row in counts], x=list(labels), y=list(labels), text=text, texttemplate="%{text}", showscale=False,
-        colorscale=[[0, "rgba(47,127,193,0.04)"], [1, "rgba(47,127,193,0.95)"]],
+        z=[list(row) for row in counts], x=list(labels), y=list(labels), showscale=False,
+        colorscale=[[0, "rgba(47,127,193,0.05)"], [1, "rgba(47,127,193,0.95)"]],
         hovertemplate="true %{y}<br>predicted %{x}<br>%{z} rows<extra></extra>",
     )  # fmt: skip
-    figure = go.Figure(heat)
+    cells = [(a, b, c) for a, row in zip(labels, counts) for b, c in zip(labels, row) if c]
+    half = max((c for _, _, c in cells), default=0) / 2  # the page's own colour shows through the weaker half
+    font = {"color": ["white" if c > half else theme.INK for _, _, c in cells], "size": 12}
+    said = [str(c) for _, _, c in cells]
+    text = go.Scatter(
+        x=[b for _, b, _ in cells], y=[a for a, _, _ in cells], text=said, mode="text", textfont=font, hoverinfo="skip"
+    )
+    figure = go.Figure([heat, text.update(showlegend=False)])
     figure.update_layout(theme.layout("Predicted", "True label", height=140 + 30 * max(len(labels), 4)))
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
     figure.update_xaxes(type="category", showgrid=False, tickangle=-35)

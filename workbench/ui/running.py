@@ -91,51 +91,29 @@ def _curves(view: Mapping[str, Any]) -> None:
         right.caption("No evaluation yet.")
 
 
+SETTINGS = (
+    "method", "base_method", "preset", "config", "modifiers", "recipe", "training", "learning_rate_source", "data", "model",
+    "seed",
+)  # fmt: skip
+ENVIRONMENT = (
+    "device", "threads", "precision", "neighbours", "memory_kind", "load_seconds", "first_step_seconds", "eval_seconds",
+    "versions", "base_sha256",
+)  # fmt: skip
+
+
 def details(run_id: str) -> None:
     """Predictions, settings, environment and log, in tabs."""
     view = runs.view(run_id)
+    spec, job = view["spec"], view["job"]
+    result = (view["verdict"] or {}).get("result") or {}
     first, second, third, fourth = st.tabs(["Predictions", "Settings", "Environment", "Log"])
     with first:
         _predictions(run_id)
     with second:
-        spec = dict(view["spec"])
-        keep = (
-            "method",
-            "base_method",
-            "preset",
-            "config",
-            "modifiers",
-            "recipe",
-            "training",
-            "learning_rate_source",
-            "data",
-            "model",
-            "seed",
-        )
-        _pairs({name: spec.get(name) for name in keep}, "The settings of this run")
+        _pairs({name: spec.get(name) for name in SETTINGS}, "The settings of this run")
     with third:
-        result = (view["verdict"] or {}).get("result") or {}
-        names = (
-            "device",
-            "threads",
-            "precision",
-            "neighbours",
-            "memory_kind",
-            "load_seconds",
-            "first_step_seconds",
-            "eval_seconds",
-            "versions",
-            "base_sha256",
-        )
-        _pairs(
-            {
-                **{n: result.get(n) for n in names},
-                "run": run_id,
-                "mlflow run": view["job"]["mlflow_id"],
-                "attempt": view["job"]["attempt"],
-            },
-            "Where it ran",
-        )
+        own = {"run": run_id, "mlflow run": job["mlflow_id"], "attempt": job["attempt"]}
+        _pairs({**{name: result.get(name) for name in ENVIRONMENT}, **own}, "Where it ran")
     with fourth:
         st.code(view["log"] or "The log is empty.", language=None, height=380)
 

@@ -94,9 +94,10 @@ def _one_export(one: Entry) -> None:
     if verified and one["there"] and one["kind"] == "export":
         name = one["folder"].rpartition("/")[2] + ".zip"
         with button.container(horizontal=True, horizontal_alignment="right"):
+            key = f"adapters.zip.{one['job']}"
             st.download_button(
-                "Zip", lambda: files.zipped(one["folder"]), name, "application/zip", key=f"adapters.zip.{one['job']}", icon=":material/download:",
-            )  # fmt: skip
+                "Zip", lambda: files.zipped(one["folder"]), name, "application/zip", key=key, icon=":material/download:"
+            )
             st.button(
                 "Verify",
                 key=f"adapters.verify.{one['job']}",

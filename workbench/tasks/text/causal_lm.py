@@ -115,18 +115,19 @@ class CausalLM(Task):
     def predictions(self, host: nn.Module | None, output: Any, batch: Batch) -> list[Prediction]:
         nll, hits, count = self._scored(output, batch)
         size = count.clamp(min=1)
-        said = [""] * len(batch.examples) if host is None else self._answers(host, batch.examples)
-        values = zip(batch.examples, said, (hits / size).tolist(), (nll / size).tolist(), count.tolist(), strict=True)
-        return [Prediction(e.id, e.fields["answer"].strip(), text, s, loss, n) for e, text, s, loss, n in values]
+        said = {} if host is None else self._answers(host, batch.examples)
+        values = zip(batch.examples, (hits / size).tolist(), (nll / size).tolist(), count.tolist(), strict=True)
+        return [
+            Prediction(e.id, e.fields["answer"].strip(), said.get(e.id, ""), s, loss, n, e.id in said) for e, s, loss, n in values
+        ]
 
     @torch.no_grad()
-    def _answers(self, host: nn.Module, examples: Sequence[Example]) -> list[str]:
-        """Greedy continuations of the prompts; empty where there is no prompt or the answer is too long to ask for."""
-        asked = [i for i, e in enumerate(examples) if e.fields["asks"] and len(e.fields["tail"]) <= MAX_NEW_TOKENS]
-        said = [""] * len(examples)
+    def _answers(self, host: nn.Module, examples: Sequence[Example]) -> dict[int, str]:
+        """Greedy continuations by row id; none where there is no prompt or the answer is too long to ask for."""
+        asked = [e for e in examples if e.fields["asks"] and len(e.fields["tail"]) <= MAX_NEW_TOKENS]
         if not asked:
-            return said
-        heads = [examples[i].fields["head"] for i in asked]
+            return {}
+        heads = [e.fields["head"] for e in asked]
         device = next(host.parameters()).device
         tokens = pad(heads, self.tokenizer.pad_token_id, left=True)
         lengths = torch.tensor([len(h) for h in heads])
@@ -134,15 +135,14 @@ class CausalLM(Task):
         mask = (torch.arange(width) >= width - lengths[:, None]).long()
         positions = torch.stack([width - lengths, torch.full_like(lengths, width)], 1).to(device)
         adapters = getattr(host, "workbench", None)
-        longest = max(len(examples[i].fields["tail"]) for i in asked)
+        longest = max(len(e.fields["tail"]) for e in asked)
         with adapters.context(positions=positions) if adapters is not None else nullcontext():
             out = host.generate(  # type: ignore[operator]
                 input_ids=tokens.to(device), attention_mask=mask.to(device), do_sample=False, num_beams=1, max_new_tokens=longest,
                 temperature=None, top_p=None, top_k=None, pad_token_id=self.tokenizer.pad_token_id,
             )  # fmt: skip
-        for i, row in zip(asked, out[:, width:], strict=True):
-            said[i] = self.tokenizer.decode(row, skip_special_tokens=True).strip()
-        return said
+        rows = zip(asked, out[:, width:], strict=True)
+        return {e.id: self.tokenizer.decode(row, skip_special_tokens=True).strip() for e, row in rows}
 
     def metrics(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """Perplexity and next-token accuracy over all scored tokens; exact match where an answer was generated."""
@@ -153,8 +153,8 @@ class CausalLM(Task):
             "token_accuracy": sum(p.score * p.weight for p in predictions) / total,
             "loss": nll,
         }
-        if any(p.prediction for p in predictions):
-            found["exact_match"] = sum(p.prediction == p.label for p in predictions) / len(predictions)
+        if asked := [p for p in predictions if p.asked]:
+            found["exact_match"] = sum(p.prediction == p.label for p in asked) / len(asked)
         return found
 
     def logits(self, output: Any, batch: Batch) -> Tensor:

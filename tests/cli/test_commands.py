@@ -97,8 +97,8 @@ def test_submit_queues_every_method_and_seed(wb, file, monkeypatch):
     one = queued[0]
     assert one.base_method == "lora"
     assert one.config["rank"] == 4
-    assert one.training.learning_rate == 2e-3
-    assert "swept" in one.learning_rate_source
+    assert one.training.learning_rate == 5e-3
+    assert "bundled/minilm" in one.learning_rate_source
     assert next(iter(one.data.files.values())).isalnum()
     assert len(one.model.sha256) == 64
     assert one.predicted["trainable_params"] == 36_864

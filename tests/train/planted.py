@@ -119,11 +119,11 @@ def spec(model: Path | str, task: str, data: DataSpec, method: str = "lora", *, 
          **training: Any) -> RunSpec:  # fmt: skip
     """A RunSpec of a few steps in fp32; `training` overrides."""
     key, cls, _ = registry.find(method)
-    values = {**cls.tiny.model_dump(exclude_defaults=True), **(config or {})}
-    facts = {"max_steps": 4, "learning_rate": 0.02, "precision": "fp32", "max_length": 24, "batch_size": 4, **training}
+    values = {**cls.tiny.model_dump(exclude_defaults=True), **(config or {})} if key == method else config or {}
+    facts = {"max_steps": 4, "epochs": 100, "learning_rate": 0.02, "precision": "fp32", "max_length": 24, "batch_size": 4, **training}
     return RunSpec(
         run_id="r1", experiment="planted", label=method, method=method, base_method=key, seed=seed, device=device,  # type: ignore[arg-type]
-        config=registry.configure(key, values).model_dump(mode="json"), model=ModelRef(source=str(model)), task=task,
+        config=registry.configure(method, values).model_dump(mode="json"), model=ModelRef(source=str(model)), task=task,
         modifiers=modifiers, recipe=recipe, data=resolve(data), training=TrainingSpec(**facts),
     )  # fmt: skip
 

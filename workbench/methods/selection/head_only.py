@@ -23,7 +23,7 @@ class HeadOnly(SelectPart):
 
     Config, tiny = HeadOnlyConfig, HeadOnlyConfig()
     paper = Paper("Alain and Bengio, 2016", "https://arxiv.org/abs/1610.01644")
-    default_lr = (5e-3, "swept on bundled/minilm")
+    default_lr = (2e-2, "better than 5e-3 on bundled/minilm (validation, 78 steps)")
 
     @classmethod
     def selects(cls, cfg: HeadOnlyConfig, site: Site) -> Iterable[str]:

@@ -24,7 +24,7 @@ class NormTuning(SelectPart):
     Config, tiny = NormTuningConfig, NormTuningConfig()
     roles = ("norms",)
     paper = Paper("Zhao et al., 2023", "https://arxiv.org/abs/2312.11420")
-    default_lr = (1e-3, "taken over from bitfit: both train vectors of the base")
+    default_lr = (1e-2, "better than 3e-3 on bundled/minilm (validation, 78 steps)")
 
     @classmethod
     def selects(cls, cfg: NormTuningConfig, site: Site) -> Iterable[str]:

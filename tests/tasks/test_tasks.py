@@ -16,6 +16,7 @@ from workbench import tasks
 from workbench.core.errors import WorkbenchError
 from workbench.data.table import Table
 from workbench.evaluate import evaluation
+from workbench.models.bundled import bundled_path
 from workbench.tasks.contract import Prediction
 from workbench.tasks.vision.image_classification import Pixels
 
@@ -64,13 +65,30 @@ def test_a_host_on_the_meta_device_has_the_same_shapes_and_head(make, name):
     assert plan.head(ghost) == real.head(host)
 
 
+@pytest.mark.parametrize(("name", "model"), [("image_classification", "vit"), ("causal_lm", "lm"), ("text_classification", "lm")])
+def test_a_shipped_model_can_be_planned(name, model):
+    task = tasks.find(name)(bundled_path(model), LABELS, 16)
+    ghost = task.host(0, meta=True)
+    assert {t.device.type for t in [*ghost.parameters(), *ghost.buffers()]} == {"meta"}
+    assert bool(task.head(ghost)) == task.has_labels
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_weights_of_another_model_are_one_sentence(tmp_path, meta):
+    folder = planted.base("bert", tmp_path / "b")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(WorkbenchError, match=r"^the weights in b lack bert\.encoder\.layer\.2.*do not fit this model class\.$"):
+        tasks.find("text_classification")(folder, LABELS, 16).host(0, meta=meta)
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_evaluation_keeps_order_and_mode_and_does_not_depend_on_the_batch_size(bench, make, name):
     from workbench.data import load_table
 
-    task = make(name)
+    splits = load_table(bench.rows(FAMILY[name]), tasks.find(name).parts)
+    task = tasks.find(name)(bench.base(FAMILY[name]), splits.labels, 24)
     host = task.host(0).train()
-    splits = load_table(bench.rows(FAMILY[name]), type(task).parts)
     rows = task.encode(splits.test)
     one, few = (evaluation.evaluate(task, host, rows, size) for size in (1, 4))
     assert host.training

@@ -48,7 +48,15 @@ def base(family: str, folder: Path, dropout: float = 0.0, **more: Any) -> Path:
         (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 8, "width": 8}}))
     else:
         if family == "gpt2":
-            sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64, "resid_pdrop": 0.0, "attn_pdrop": 0.0, "embd_pdrop": 0.0}
+            sizes = {
+                "n_embd": 32,
+                "n_layer": 2,
+                "n_head": 4,
+                "n_inner": 64,
+                "resid_pdrop": 0.0,
+                "attn_pdrop": 0.0,
+                "embd_pdrop": 0.0,
+            }
         causal = TASKS[family] == "causal_lm"
         sizes |= {"vocab_size": tokenizer(folder, causal), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
     if family in ("bert", "vit"):
@@ -114,15 +122,24 @@ def _pictures(folder: Path, count: int) -> DataSpec:
     return DataSpec(source=str(folder / "pictures"), test=0.25, validation=0.2)
 
 
-def spec(model: Path | str, task: str, data: DataSpec, method: str = "lora", *, seed: int = 0, config: dict[str, Any] | None = None,
-         modifiers: tuple[dict[str, Any], ...] = (), recipe: dict[str, Any] | None = None, device: str = "auto",
-         **training: Any) -> RunSpec:  # fmt: skip
+def spec(model: Path | str, task: str, data: DataSpec, method: str = "lora", *, seed: int = 0,
+         config: dict[str, Any] | None = None, modifiers: tuple[dict[str, Any], ...] = (), recipe: dict[str, Any] | None = None,
+         device: str = "auto", **training: Any) -> RunSpec:  # fmt: skip
     """A RunSpec of a few steps in fp32; `training` overrides."""
     key, cls, _ = registry.find(method)
     values = {**cls.tiny.model_dump(exclude_defaults=True), **(config or {})} if key == method else config or {}
-    facts = {"max_steps": 4, "epochs": 100, "learning_rate": 0.02, "precision": "fp32", "max_length": 24, "batch_size": 4, **training}
+    facts = {
+        "max_steps": 4,
+        "epochs": 100,
+        "learning_rate": 0.02,
+        "precision": "fp32",
+        "max_length": 24,
+        "batch_size": 4,
+        **training,
+    }
     return RunSpec(
-        run_id="r1", experiment="planted", label=method, method=method, base_method=key, seed=seed, device=device,  # type: ignore[arg-type]
+        run_id="r1", experiment="planted", label=method, method=method, base_method=key, seed=seed,
+        device=device,  # type: ignore[arg-type]
         config=registry.configure(method, values).model_dump(mode="json"), model=ModelRef(source=str(model)), task=task,
         modifiers=modifiers, recipe=recipe, data=resolve(data), training=TrainingSpec(**facts),
     )  # fmt: skip

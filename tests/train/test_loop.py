@@ -77,7 +77,10 @@ def test_forever_goes_on_with_the_next_epoch():
 
 def lrs(scheduler: str, warmup: float, bench: Any, steps: int = 8) -> list[float]:
     reporter = Silent()
-    bench.fresh(bench.spec("bert", max_steps=steps, scheduler=scheduler, warmup=warmup, learning_rate=0.01), reporter)
+    bench.fresh(
+        bench.spec("bert", "head_only", eval_every=99, max_steps=steps, scheduler=scheduler, warmup=warmup, learning_rate=0.01),
+        reporter,
+    )
     return [e.lr for e in reporter.events if isinstance(e, Step)]
 
 
@@ -108,7 +111,9 @@ class Fake:
 def test_only_matrices_decay_and_a_group_may_say_how_much():
     fake, head = Fake(), torch.nn.Linear(2, 2)
     fake.groups = [{"params": [fake.m], "lr": 0.3, "weight_decay": 0.5}, {"params": [fake.v], "lr": 0.1}]
-    found = {id(p): (g["lr"], g["weight_decay"]) for g in optim.groups(fake, [*head.parameters()], 0.2, 0.01) for p in g["params"]}
+    found = {
+        id(p): (g["lr"], g["weight_decay"]) for g in optim.groups(fake, [*head.parameters()], 0.2, 0.01) for p in g["params"]
+    }
     wanted = {fake.m: (0.3, 0.5), fake.v: (0.1, 0.0), head.weight: (0.2, 0.01), head.bias: (0.2, 0.0)}
     assert found == {id(p): v for p, v in wanted.items()}
 
@@ -125,7 +130,7 @@ def test_groups_must_name_every_tensor_once(which):
 
 
 def whole_epochs(bench: Any, **more: Any) -> Any:
-    """Every optimizer step sees all 24 rows, so that only how they are cut into forward passes can differ."""
+    """Every optimizer step sees all 16 rows, so that only how they are cut into forward passes can differ."""
     facts = {"max_steps": 3, "learning_rate": 1e-3, "weight_decay": 0.0, "warmup": 0.0, **more}
     spec = bench.spec("bert", kind="bert", **facts)
     return spec.model_copy(update={"data": spec.data.model_copy(update={"limit": 16})})
@@ -257,7 +262,7 @@ def test_one_step_is_too_short_to_ask_that_everything_moved(bench):
 @pytest.mark.parametrize("how", ["value", "gradient"])
 def test_a_changed_frozen_tensor_is_named(bench, monkeypatch, how):
     def meddle(adapter: Adapter, host: Any) -> None:
-        name, frozen = next((n, p) for n, p in host.named_parameters() if "word_embeddings" in n)
+        frozen = next(p for n, p in host.named_parameters() if "word_embeddings" in n)
 
         def hook(*_: Any) -> None:
             with torch.no_grad():

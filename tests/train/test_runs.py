@@ -104,7 +104,9 @@ def test_bf16_autocast_stays_finite_and_differs(bench):
 
 def test_a_run_learns(bench, tmp_path):
     data = planted.rows("bert", tmp_path, 240)
-    spec = planted.spec(bench.base("bert"), "text_classification", data, max_steps=None, epochs=8, learning_rate=5e-3, batch_size=8)
+    spec = planted.spec(
+        bench.base("bert"), "text_classification", data, max_steps=None, epochs=8, learning_rate=5e-3, batch_size=8
+    )
     _, result = bench.fresh(spec)
     assert result["metrics"]["accuracy"] >= 0.9
 
@@ -160,7 +162,7 @@ def test_data_edited_after_planning_is_refused(bench, tmp_path):
     path = planted.csv(tmp_path / "rows.csv", "text,label", planted.sentences(40))
     spec = planted.spec(bench.base("bert"), "text_classification", DataSpec(source=str(path)))
     path.write_text(path.read_text().replace("pos", "neg", 1))
-    with pytest.raises(WorkbenchError, match="rows.csv"):
+    with pytest.raises(WorkbenchError, match=r"rows\.csv"):
         bench.fresh(spec)
 
 

@@ -8,7 +8,7 @@ averages A and B apart, which is not the average of the changes B A; the two agr
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
@@ -23,7 +23,7 @@ def average(
     adapters: list[Stored],
     host: nn.Module,
     *,
-    weights: Annotated[tuple[float, ...] | None, Field(description="One weight per adapter; empty means equal.")] = None,
+    weights: Annotated[tuple[FiniteFloat, ...] | None, Field(description="One weight per adapter; empty means equal.")] = None,
 ) -> Stored:
     """See the module's docstring.
 

@@ -175,7 +175,7 @@ def build(auto: Any, folder: Path, seed: int, meta: bool, **config: Any) -> tupl
         auto: e.g. AutoModelForSequenceClassification.
         folder: config.json and safetensors.
         seed: seed of the head's initial values, independent of the method.
-        meta: only shapes, from config.json alone.
+        meta: only shapes; nothing is read but config.json and the names in the weight files.
         config: overrides, e.g. num_labels.
     """
     from transformers import AutoConfig
@@ -184,16 +184,14 @@ def build(auto: Any, folder: Path, seed: int, meta: bool, **config: Any) -> tupl
     logging.set_verbosity_error()  # its report of new head tensors would read like a problem in every log
     logging.disable_progress_bar()
     settings = AutoConfig.from_pretrained(folder, local_files_only=True, **config)
-    if meta:
+    if meta and not any(folder.glob("*.safetensors")):  # a bare config is planned
         with torch.device("meta"):
             host = auto.from_config(settings)
-        stored = stored_modules(folder, host) if any(folder.glob("*.safetensors")) else None  # None: a bare config is planned
-        lacking = [] if stored is None else sorted({k.rpartition(".")[0] for k in host.state_dict()} - stored)
-        fresh = [p for p in lacking if not _tied(host, p)]
+        fresh: list[str] = []
     else:
         host, info = auto.from_pretrained(
             folder, config=settings, local_files_only=True, use_safetensors=True, ignore_mismatched_sizes=True,
-            output_loading_info=True, dtype="auto",
+            output_loading_info=True, dtype="auto", device_map="meta" if meta else None,
         )  # fmt: skip
         mismatched = [k[0] if isinstance(k, tuple) else k for k in info["mismatched_keys"]]
         fresh = sorted({k.rpartition(".")[0] for k in [*info["missing_keys"], *mismatched]})
@@ -207,25 +205,6 @@ def build(auto: Any, folder: Path, seed: int, meta: bool, **config: Any) -> tupl
         init_head([host.get_submodule(h) for h in head], seed, getattr(settings, "initializer_range", 0.02))
         host.eval()
     return host, head
-
-
-def stored_modules(folder: Path, host: nn.Module) -> set[str]:
-    """Module paths of `host` whose tensors are in the folder's safetensors files, read from their headers."""
-    from safetensors import safe_open
-
-    keys: set[str] = set()
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            keys |= set(opened.keys())
-    prefix = f"{getattr(host, 'base_model_prefix', '')}."
-    bare = {k.removeprefix(prefix) for k in keys}
-    there = {k for k in host.state_dict() if k.removeprefix(prefix) in bare}
-    return {k.rpartition(".")[0] for k in there}
-
-
-def _tied(host: nn.Module, path: str) -> bool:
-    """Whether a module without stored tensors gets them from another one (tied output embeddings)."""
-    return path in {k.rpartition(".")[0] for k in getattr(host, "all_tied_weights_keys", {})} or path == "lm_head"
 
 
 @torch.no_grad()

@@ -1,26 +1,31 @@
 """The database: many first users at once, leftovers of a killed one, older versions."""
 
-import multiprocessing
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
-from multiprocessing.queues import SimpleQueue
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
 from tracking import client, database, query
 from workbench.core.errors import WorkbenchError
+
+ROOT = Path(__file__).parents[2]
+
+FIRST_USE = """
+import sys
+import mlflow.store.tracking.sqlalchemy_store
+from tracking import client
 from workbench.core.spec import DataRef, ModelRef, RunSpec, TrainingSpec
 
-
-def _first_use(number: int, ready: Barrier, made: SimpleQueue) -> None:
-    spec = RunSpec(
-        run_id=f"run-{number}", experiment="race-0a1b2c", label="lora", method="lora", base_method="lora", task="t", seed=number,
-        model=ModelRef(source="m"), data=DataRef(source="d"), training=TrainingSpec(),
-    )  # fmt: skip
-    ready.wait(60)
-    made.put(client.start_run(spec))
+number = int(sys.argv[1])
+spec = RunSpec(run_id=f"run-{number}", experiment="race-0a1b2c", label="lora", method="lora", base_method="lora", task="t",
+               seed=number, model=ModelRef(source="m"), data=DataRef(source="d"), training=TrainingSpec())
+print("ready", flush=True)
+sys.stdin.readline()
+print(client.start_run(spec))
+"""
 
 
 def _ask(path: Path, query_text: str) -> list:
@@ -29,18 +34,16 @@ def _ask(path: Path, query_text: str) -> list:
 
 
 def test_eight_processes_may_be_first(fresh_home: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["alembic.command", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"])
     with closing(sqlite3.connect(fresh_home / "mlflow.db.new")) as connection:  # left by one that was killed while making it
         connection.execute("CREATE TABLE runs (half INTEGER)")
-    ready, made = context.Barrier(8), context.SimpleQueue()
-    racers = [context.Process(target=_first_use, args=(i, ready, made)) for i in range(8)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    racers = [subprocess.Popen([sys.executable, "-c", FIRST_USE, str(i)], **pipes) for i in range(8)]
+    assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 8
     for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join(120)
-    assert [racer.exitcode for racer in racers] == [0] * 8
-    ids = {made.get() for _ in racers}
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    ids = {racer.communicate(timeout=120)[0].strip() for racer in racers}
+    assert [racer.returncode for racer in racers] == [0] * 8
     found = query.runs("race-0a1b2c")
     assert set(found["mlflow_id"]) == ids
     assert sorted(found["seed"]) == list(range(8))

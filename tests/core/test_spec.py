@@ -5,7 +5,7 @@ import pytest
 from workbench.core import safe_yaml
 from workbench.core.errors import NotBuiltYet, WorkbenchError, unknown
 from workbench.core.paths import inside, safe_name
-from workbench.core.spec import canonical, digest, load_spec, parse_spec
+from workbench.core.spec import canonical, digest, load_spec, parse_spec, with_baseline
 
 GOOD = {
     "name": "first",
@@ -97,3 +97,11 @@ def test_names_never_lead_out_of_their_folder(tmp_path, name):
 def test_unsafe_names_are_refused(name):
     with pytest.raises(WorkbenchError):
         safe_name(name)
+
+
+def test_a_baseline_row_stands_beside_the_methods():
+    assert [m.label for m in with_baseline(parse_spec(GOOD)).methods][-1] == "head_only"
+    own = parse_spec({**GOOD, "methods": ["lora", "head_only"]})
+    assert with_baseline(own) == own
+    without = parse_spec({**GOOD, "baseline": False})
+    assert with_baseline(without) == without

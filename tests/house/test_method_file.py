@@ -67,7 +67,7 @@ def test_one_new_file_reaches_catalogue_form_plan_contract_and_a_run(tmp_path):
     assert "roles" in json.dumps(entry["schema"])
     (tmp_path / "spec.yaml").write_text(
         "name: new\nmodel: bundled/minilm\ntask: text_classification\ndata: {source: bundled/docstrings, limit: 40}\n"
-        "methods: [rescale]\ntraining: {max_steps: 3, batch_size: 8, max_length: 16}\n"
+        "methods: [rescale]\nbaseline: false\ntraining: {max_steps: 3, batch_size: 8, max_length: 16}\n"
     )
     plan = json.loads(call("-m", "workbench", "plan", str(tmp_path / "spec.yaml"), "--json"))
     assert plan["methods"][0]["problems"] == []

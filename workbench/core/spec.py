@@ -132,6 +132,7 @@ class ExperimentSpec(Config):
     training: TrainingSpec = TrainingSpec()
     seeds: tuple[int, ...] = Field((0,), min_length=1, max_length=1000)
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = CUDA when there is one.")
+    baseline: bool = Field(True, description="Add a head-only (zero-shot where the task has no head) row when none is listed.")
 
     @model_validator(mode="before")
     @classmethod
@@ -179,6 +180,14 @@ class ExperimentSpec(Config):
         entries = tuple(e.model_copy(update={"label": n}) for e, n in zip(self.methods, labels, strict=True))
         object.__setattr__(self, "methods", entries)
         return self
+
+
+def with_baseline(spec: ExperimentSpec) -> ExperimentSpec:
+    """The spec with a plain `head_only` entry last, unless it has one or does without (`baseline: false`)."""
+    plain = any(e.method == "head_only" and not e.modifiers and e.recipe is None for e in spec.methods)
+    if plain or not spec.baseline:
+        return spec
+    return parse_spec({**spec.model_dump(), "methods": [*(e.model_dump() for e in spec.methods), "head_only"]})
 
 
 class DataRef(DataSpec):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from workbench.core.errors import WorkbenchError, from_pydantic
-from workbench.core.spec import DataRef, ExperimentSpec, MethodEntry, ModelRef, TrainingSpec
+from workbench.core.spec import DataRef, ExperimentSpec, MethodEntry, ModelRef, TrainingSpec, with_baseline
 from workbench.jobs import slots
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def prepare(spec: ExperimentSpec, strict: bool = False) -> Prepared:
     from workbench.data import load_table, resolve
 
     cls = tasks.find(spec.task)
+    spec = with_baseline(spec)
     resolved = [_resolved(entry, spec) for entry in spec.methods]
     if strict and (bad := [r for r in resolved if isinstance(r, WorkbenchError)]):
         raise bad[0]

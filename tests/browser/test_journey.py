@@ -105,6 +105,19 @@ def settle(page):
     )
 
 
+def zipped(page):
+    """The download behind Zip; a click that meets a rerun of the live list is repeated."""
+    for last in (False, False, True):
+        try:
+            with page.expect_download(timeout=20_000) as download:
+                page.get_by_role("button", name="Zip").click()
+            return download.value
+        except sync_api.TimeoutError:
+            if last:
+                raise
+    return None
+
+
 def test_from_a_form_to_a_verified_export(address, page, home):
     page.goto(f"{address}/build")  # a deep link to a fresh server
     page.get_by_role("heading", name="Build an experiment").wait_for()
@@ -143,10 +156,8 @@ def test_from_a_form_to_a_verified_export(address, page, home):
     page.get_by_role("button", name="Export and verify").click()
     page.get_by_text("verified", exact=True).wait_for(timeout=90_000)
     sync_api.expect(page.get_by_text("32 rows compared")).to_be_visible()
-    settle(page)  # the list has stopped following the queue
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Zip").click()
-    assert download.value.suggested_filename == f"{lora}-peft.zip"
+    settle(page)
+    assert zipped(page).suggested_filename == f"{lora}-peft.zip"
 
     folder = home / "exports" / f"{lora}-peft"
     assert json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "LORA"

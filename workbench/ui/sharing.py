@@ -59,20 +59,21 @@ def export(one: Entry) -> None:
 
 
 def done() -> None:
-    """Past exports; the list follows the queue while one is going on."""
+    """Past exports; the list follows the queue while one is going on, and until the page runs again after that.
+
+    It never reruns the page by itself: a click on Zip at that moment would be lost.
+    """
     busy = any(one["state"] in ("queued", "starting", "running") for one in files.exports())
-    st.fragment(_done, run_every="2s" if busy else None)(busy)
+    st.fragment(_done, run_every="2s" if busy else None)()
 
 
-def _done(was_busy: bool) -> None:
+def _done() -> None:
     found = files.exports()
     if found:
         st.subheader("Exports", anchor=False)
     for one in found:
         with st.container(border=True):
             _one_export(one)
-    if was_busy and not any(one["state"] in ("queued", "starting", "running") for one in found):
-        st.rerun()
 
 
 def _one_export(one: Entry) -> None:

@@ -94,7 +94,7 @@ class Family:
 
     def n_blocks(self, host: nn.Module) -> int:
         """Number of transformer blocks."""
-        return 1 + max((s.depth for s in self.sites(host) if s.role == "block.out"), default=-1)
+        return blocks_in(self.sites(host))
 
     def embedding(self, host: nn.Module) -> nn.Module | None:
         """The token embedding, None where the host has none."""
@@ -141,6 +141,11 @@ class Family:
             "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
             "head_dim": getattr(config, "head_dim", None) or hidden_size(host) // heads,
         }
+
+
+def blocks_in(sites: Sequence[Site]) -> int:
+    """Number of transformer blocks among the sites of one host."""
+    return 1 + max((s.depth for s in sites if s.role == "block.out"), default=-1)
 
 
 def block_number(path: str) -> int:

@@ -247,8 +247,6 @@ class Modifier(ABC):
 
     Config: ClassVar[type]
     paper: ClassVar[Paper | None] = None
-    needs_loss: ClassVar[bool] = False
-    """Whether `apply` needs losses of some training batches."""
 
     @classmethod
     @abstractmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench import backbones
+from workbench.backbones.family import blocks_in
 from workbench.core.errors import WorkbenchError
 from workbench.core.types import Placement, Site
 from workbench.kernel import attach as surgery
@@ -27,6 +28,7 @@ class Adapters(nn.Module):
         self.backbone = backbones.of(host)
         self.head = head
         self.sites = self.backbone.sites(host, head)
+        self.n_blocks = blocks_in(self.sites)
         self._trained_before = [p for p in host.parameters() if p.requires_grad]
         for p in host.parameters():
             p.requires_grad_(False)
@@ -61,7 +63,7 @@ class Adapters(nn.Module):
         if self.merged:
             raise WorkbenchError("adapters are merged into the base; unmerge before attaching another.")
         method = registry.methods()[key]
-        sites = backbones.chosen(self.sites, cfg, registry.default_roles(method, cfg), self.backbone.n_blocks(self.host), key)
+        sites = backbones.chosen(self.sites, cfg, registry.default_roles(method, cfg), self.n_blocks, key)
         for site in sites:
             owners = {a.method.engine for a in self.members.values() if any(s.path == site.path for s in a.sites)}
             if owners - {method.engine}:
@@ -87,9 +89,8 @@ class Adapters(nn.Module):
         adapter.shared = method.build_shared(cfg, sites, gen)
         if adapter.shared is not None:
             adapter.shared.to(next(self.host.parameters()).device)
-        n_blocks = self.backbone.n_blocks(self.host)
         for number, (cls, roles) in enumerate(registry.part_classes(method, cfg)):
-            mine = [s for s in sites if cfg.picks(s, roles, n_blocks)]
+            mine = [s for s in sites if cfg.picks(s, roles, self.n_blocks)]
             for site in mine:
                 part = self._part(cls, cfg, site, adapter.shared, gen)
                 adapter.add_part(site.key if number == 0 else f"{site.key}#{number}", part)

@@ -72,7 +72,6 @@ class Sparse(Modifier):
 
     Config = SparseConfig
     paper = Paper("He et al., 2022", "https://arxiv.org/abs/2210.04284", 11)
-    needs_loss = True
 
     @classmethod
     def apply(cls, cfg: SparseConfig, adapter: Adapter, losses: Iterable[Callable[[], Tensor]], gen: torch.Generator) -> None:

@@ -21,8 +21,7 @@ def matched(adapters: Adapters, entry: Entry) -> list[Site]:
         WorkbenchError: a role matches nothing, or a depth lies outside the stack.
     """
     method = registry.methods()[entry.key]
-    n_blocks = adapters.backbone.n_blocks(adapters.host)
-    return backbones.chosen(adapters.sites, entry.cfg, registry.default_roles(method, entry.cfg), n_blocks, entry.key)
+    return backbones.chosen(adapters.sites, entry.cfg, registry.default_roles(method, entry.cfg), adapters.n_blocks, entry.key)
 
 
 def trained_base(adapters: Adapters, method: type[Method], cfg: Placement, sites: list[Site]) -> dict[str, nn.Parameter]:

@@ -148,7 +148,7 @@ def _seconds(
     token = forward + cost.backward_flops(sites, reach, work.tokens) + 6.0 * plan.new_params
     steps = _steps(training, work)
     examples = min(training.batch_size, work.rows) * training.gradient_accumulation
-    blocks = adapters.backbone.n_blocks(adapters.host) * training.gradient_accumulation
+    blocks = adapters.n_blocks * training.gradient_accumulation
     step = examples * work.tokens * token / (gemm_flops(machine) * UTILISATION[machine.device, machine.precision])
     return round(steps * (step + blocks * BLOCK_SECONDS[machine.device]), 3)
 

@@ -6,9 +6,11 @@ from functools import cache
 
 from torch import nn
 
-from workbench.backbones.family import Family
+from workbench.backbones.family import Family, blocks_in
 from workbench.core.errors import WorkbenchError
 from workbench.core.types import Placement, Site
+
+__all__ = ["Family", "blocks_in", "chosen", "families", "of"]
 
 
 @cache

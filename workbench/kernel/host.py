@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from workbench import backbones
-from workbench.backbones.family import blocks_in
 from workbench.core.errors import WorkbenchError
 from workbench.core.types import Placement, Site
 from workbench.kernel import attach as surgery
@@ -28,7 +27,7 @@ class Adapters(nn.Module):
         self.backbone = backbones.of(host)
         self.head = head
         self.sites = self.backbone.sites(host, head)
-        self.n_blocks = blocks_in(self.sites)
+        self.n_blocks = backbones.blocks_in(self.sites)
         self._trained_before = [p for p in host.parameters() if p.requires_grad]
         for p in host.parameters():
             p.requires_grad_(False)

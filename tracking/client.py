@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from workbench.core import spec as specs
 from workbench.core.errors import WorkbenchError
 from workbench.core.locks import file_lock
 from workbench.core.paths import home, locks, safe_name
+from workbench.core.run_spec import RunSpec
+from workbench.core.spec import digest
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -115,7 +116,7 @@ def experiment_id() -> str:
         return found.experiment_id
 
 
-def start_run(run_spec: specs.RunSpec) -> str:
+def start_run(run_spec: RunSpec) -> str:
     """Create the run in MLflow, SCHEDULED, below its experiment's parent run.
 
     Calling it again for the same `run_id` returns the same MLflow run.
@@ -212,13 +213,13 @@ def _first(where: str) -> "Run | None":
     return found[0] if found else None
 
 
-def _tags(run_spec: specs.RunSpec, parent: str) -> dict[str, str]:
-    values = {"kind": "run", "digest": specs.digest(run_spec)}
+def _tags(run_spec: RunSpec, parent: str) -> dict[str, str]:
+    values = {"kind": "run", "digest": digest(run_spec)}
     values |= {key: str(getattr(run_spec, key)) for key in ("experiment", "label", "run_id", "method", "seed", "task")}
     return {PARENT: parent} | {f"workbench.{key}": value[:MAX_TAG] for key, value in values.items()}
 
 
-def parameters(run_spec: specs.RunSpec) -> dict[str, str]:
+def parameters(run_spec: RunSpec) -> dict[str, str]:
     """The spec as MLflow params: nested keys joined by dots, lists as JSON, nothing for what is empty."""
     flat: dict[str, str] = {}
 

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from workbench.core import safe_yaml
 from workbench.core.events import Silent
 from workbench.core.paths import run_folder
-from workbench.core.spec import DataSpec, ModelRef, Placed, RunSpec, TrainingSpec
+from workbench.core.run_spec import ModelRef, Placed, RunSpec
+from workbench.core.spec import DataSpec, TrainingSpec
 from workbench.data import resolve
 from workbench.export import child, fresh
 from workbench.kernel import registry

@@ -15,7 +15,7 @@ import torch
 
 from tests.train import planted
 from workbench import tasks
-from workbench.core.spec import Placed, RunSpec
+from workbench.core.run_spec import Placed, RunSpec
 from workbench.evaluate import evaluation
 from workbench.kernel import state
 from workbench.kernel.host import adapters_of

@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from workbench.core.spec import DataRef, ModelRef, RunSpec, TrainingSpec
+from workbench.core.run_spec import DataRef, ModelRef, RunSpec
+from workbench.core.spec import TrainingSpec
 from workbench.jobs import daemon, detach, engine
 
 PLANTED = [sys.executable, "-P", str(Path(__file__).with_name("planted.py"))]

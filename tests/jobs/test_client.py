@@ -11,7 +11,7 @@ from tests.jobs.living import make_spec, until
 from workbench.core import safe_yaml
 from workbench.core.errors import NotBuiltYet, WorkbenchError
 from workbench.core.paths import ROOT, run_folder
-from workbench.core.spec import RunSpec
+from workbench.core.run_spec import RunSpec
 from workbench.jobs import client
 from workbench.jobs.store import Store
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from workbench.core import safe_yaml
 from workbench.core.paths import jobs_db, run_folder
-from workbench.core.spec import DataRef, ModelRef, RunSpec, TrainingSpec
+from workbench.core.run_spec import DataRef, ModelRef, RunSpec
+from workbench.core.spec import TrainingSpec
 from workbench.jobs.store import Store
 
 EXPERIMENT = "first-abc123"

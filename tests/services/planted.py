@@ -4,7 +4,8 @@ import json
 
 from workbench.core import safe_yaml
 from workbench.core.paths import jobs_db, run_folder
-from workbench.core.spec import DataRef, ModelRef, RunSpec, TrainingSpec
+from workbench.core.run_spec import DataRef, ModelRef, RunSpec
+from workbench.core.spec import TrainingSpec
 from workbench.jobs.store import Store
 
 RESULT = {

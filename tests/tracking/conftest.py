@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tracking import database
-from workbench.core.spec import DataRef, ModelRef, RunSpec, TrainingSpec
+from workbench.core.run_spec import DataRef, ModelRef, RunSpec
+from workbench.core.spec import TrainingSpec
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 
 from tracking import client, query
 from workbench.core.errors import WorkbenchError
-from workbench.core.spec import RunSpec
+from workbench.core.run_spec import RunSpec
 
 Make = Callable[..., RunSpec]
 

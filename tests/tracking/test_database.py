@@ -17,7 +17,8 @@ FIRST_USE = """
 import sys
 import mlflow.store.tracking.sqlalchemy_store
 from tracking import client
-from workbench.core.spec import DataRef, ModelRef, RunSpec, TrainingSpec
+from workbench.core.run_spec import DataRef, ModelRef, RunSpec
+from workbench.core.spec import TrainingSpec
 
 number = int(sys.argv[1])
 spec = RunSpec(run_id=f"run-{number}", experiment="race-0a1b2c", label="lora", method="lora", base_method="lora", task="t",

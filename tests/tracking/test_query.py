@@ -7,7 +7,7 @@ import pytest
 
 from tracking import client, events, query
 from workbench.core.errors import WorkbenchError
-from workbench.core.spec import RunSpec
+from workbench.core.run_spec import RunSpec
 
 Make = Callable[..., RunSpec]
 

@@ -17,7 +17,7 @@ from tracking import client, events, query, reporter, sender
 from workbench.core.errors import WorkbenchError
 from workbench.core.events import Evaluated, Measured, Saved, Started, Step
 from workbench.core.paths import ROOT, run_folder
-from workbench.core.spec import RunSpec
+from workbench.core.run_spec import RunSpec
 
 Make = Callable[..., RunSpec]
 AWAY = "http://127.0.0.1:9"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.train import planted
-from workbench.core.spec import RunSpec
+from workbench.core.run_spec import RunSpec
 
 
 class Bench:

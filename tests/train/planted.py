@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from workbench.core.events import Silent
-from workbench.core.spec import DataSpec, ModelRef, Placed, RunSpec, TrainingSpec
+from workbench.core.run_spec import ModelRef, Placed, RunSpec
+from workbench.core.spec import DataSpec, TrainingSpec
 from workbench.data import resolve
 from workbench.kernel import registry
 from workbench.kernel.state import Stored, read

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.core.errors import WorkbenchError, unknown
-from workbench.core.spec import DataRef, DataSpec
+from workbench.core.run_spec import DataRef
+from workbench.core.spec import DataSpec
 from workbench.data import bundled, files, hub, images, tabular
 
 Kind = Literal["bundled", "file", "folder", "hub"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from workbench.core import safe_yaml
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import SAFE_NAME, run_folder
-from workbench.core.spec import RunSpec
+from workbench.core.run_spec import RunSpec
 from workbench.data import check_unchanged, load_table
 from workbench.evaluate import evaluation
 from workbench.kernel import state

@@ -13,7 +13,7 @@ from workbench.core import safe_yaml
 from workbench.core.errors import NotBuiltYet, WorkbenchError, unknown
 from workbench.core.locks import is_held, run_lock
 from workbench.core.paths import home, jobs_db, run_folder
-from workbench.core.spec import RunSpec
+from workbench.core.run_spec import RunSpec
 from workbench.jobs import daemon, detach, failures, wire
 from workbench.jobs.store import ENDED, LIVE, SHORT_KINDS, Row, Store
 

@@ -18,7 +18,7 @@ from typing import Any
 from workbench.core.errors import WorkbenchError
 from workbench.core.locks import Alive, is_held, run_lock
 from workbench.core.paths import home, run_folder
-from workbench.core.spec import Placed
+from workbench.core.run_spec import Placed
 from workbench.jobs import detach, failures, processes, wire
 from workbench.jobs.record import read_spec
 from workbench.jobs.slots import Slot, layout

@@ -9,7 +9,7 @@ from pathlib import Path
 from workbench.core import safe_yaml
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import run_folder
-from workbench.core.spec import RunSpec
+from workbench.core.run_spec import RunSpec
 from workbench.jobs import failures
 from workbench.jobs.store import Row, Store
 

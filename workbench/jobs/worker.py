@@ -22,7 +22,7 @@ from workbench.jobs.store import NAME, Row, Store
 
 if TYPE_CHECKING:
     from workbench.core.events import Event, Reporter
-    from workbench.core.spec import Placed, RunSpec
+    from workbench.core.run_spec import Placed, RunSpec
 
 WISH_EVERY, PROGRESS_EVERY = 0.2, 1.0
 SHORT = MappingProxyType({
@@ -133,7 +133,7 @@ class Wiring:
 
 def _training(row: Row, folder: Path, progress: Progress, wiring: Wiring) -> dict[str, Any]:
     from workbench.core.events import Started, Stopped
-    from workbench.core.spec import Placed
+    from workbench.core.run_spec import Placed
     from workbench.jobs.record import read_spec
 
     if progress.wish() == "cancel":

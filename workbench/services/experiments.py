@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.spec import ExperimentSpec, RunSpec
+from workbench.core.run_spec import RunSpec
+from workbench.core.spec import ExperimentSpec
 from workbench.jobs import client, engine
 from workbench.services import results
 from workbench.services.plans import as_spec

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from workbench.core.errors import WorkbenchError, from_pydantic
-from workbench.core.spec import DataRef, ExperimentSpec, MethodEntry, ModelRef, TrainingSpec, with_baseline
+from workbench.core.run_spec import DataRef, ModelRef
+from workbench.core.spec import ExperimentSpec, MethodEntry, TrainingSpec, with_baseline
 from workbench.jobs import slots
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.events import Reporter
-from workbench.core.spec import Placed, RunSpec
+from workbench.core.run_spec import Placed, RunSpec
 
 
 def run(spec: RunSpec, reporter: Reporter, folder: Path, placed: Placed) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from workbench import modifiers, recipes, tasks
 from workbench.core.errors import WorkbenchError
 from workbench.core.events import Evaluated, Measured, Phase, Reporter, Saved, Started, Stopped
-from workbench.core.spec import Placed, RunSpec
+from workbench.core.run_spec import Placed, RunSpec
 from workbench.data import Splits, check_unchanged, load_table
 from workbench.evaluate import evaluation, measure
 from workbench.kernel import registry, state

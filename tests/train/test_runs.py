@@ -235,8 +235,9 @@ def test_lt_sft_counts_the_kept_entries(bench):
 
 
 def test_without_pyarrow_predictions_are_csv(bench, monkeypatch):
+    usual = predictions(bench.run("bert")[0])
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     folder, _ = bench.fresh(bench.spec("bert"))
     with (folder / "predictions.csv").open() as file:
         found = list(csv.DictReader(file))
-    assert [int(r["id"]) for r in found] == [r["id"] for r in predictions(bench.run("bert")[0])]
+    assert [int(r["id"]) for r in found] == [r["id"] for r in usual]

@@ -201,9 +201,7 @@ def test_export_and_operate_wait_for_their_job(wb, monkeypatch, state, expected)
     [
         ("pause", "1"),
         ("resume", "1"),
-        ("papers",),
-        ("papers", "--json"),
-        ("paper", "lora"),
+        ("paper", "soka"),
         ("bench", "x"),
         ("compare", "mine", "--html", "x.html"),
     ],

@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.core import safe_yaml
-from workbench.core.errors import NotBuiltYet, WorkbenchError, unknown
+from workbench.core.errors import WorkbenchError, unknown
 from workbench.core.paths import inside, safe_name
 from workbench.core.spec import canonical, digest, load_spec, parse_spec, with_baseline
 
@@ -25,6 +25,11 @@ def test_short_forms_and_labels():
     assert spec.model.source == "bundled/minilm"
 
 
+def test_a_start_is_a_reserved_key_and_may_be_a_jobs_number():
+    one, two = parse_spec({**GOOD, "methods": [{"method": "lora", "init_from": 7, "rank": 2}, {"method": "lora"}]}).methods
+    assert (one.init_from, one.config, two.init_from) == ("7", {"rank": 2}, None)
+
+
 def test_canonical_form_is_stable_and_reads_back():
     spec = parse_spec(GOOD)
     again = parse_spec(safe_yaml.loads(safe_yaml.dumps(spec.model_dump(mode="json"))))
@@ -41,6 +46,11 @@ BAD = {
     "rate negative": ({"training": {"learning_rate": -1}}, "above 0"),
     "rate nan": ({"training": {"learning_rate": float("nan")}}, "learning_rate"),
     "rate word": ({"training": {"learning_rate": "fast"}}, "learning_rate"),
+    "no rates": ({"training": {"learning_rate": []}}, "must hold 1 to 50 of them; got 0"),
+    "too many rates": ({"training": {"learning_rate": [i / 100 for i in range(1, 52)]}}, "got 51"),
+    "twin rates": ({"training": {"learning_rate": [1e-3, 0.001]}}, "must be different"),
+    "auto among rates": ({"training": {"learning_rate": [1e-3, "auto"]}}, "numbers only; got 'auto'"),
+    "a bad rate among rates": ({"training": {"learning_rate": [1e-3, 0]}}, "above 0"),
     "no seeds": ({"seeds": []}, "seeds"),
     "twin seeds": ({"seeds": [1, 1]}, "different"),
     "negative seed": ({"seeds": [-1]}, "whole numbers"),
@@ -52,6 +62,8 @@ BAD = {
     "test 1.5": ({"data": {"source": "x", "test": 1.5}}, "between 0 and 1"),
     "fractions": ({"data": {"source": "x", "test": 0.5, "validation": 0.5}}, "less than 1"),
     "data key": ({"data": {"source": "x", "tets": 0.1}}, "closest: test"),
+    "start a list": ({"methods": [{"method": "lora", "init_from": ["a"]}]}, "init_from"),
+    "start true": ({"methods": [{"method": "lora", "init_from": True}]}, "init_from"),
     "task missing": ({"task": None}, "task"),
     "too many runs": ({"seeds": list(range(1000))}, "at most 2000 runs"),
 }
@@ -66,9 +78,13 @@ def test_bad_specs_get_one_sentence(name):
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_of_rates_is_not_built_yet():
-    with pytest.raises(NotBuiltYet, match="not built yet"):
-        parse_spec({**GOOD, "training": {"learning_rate": [1e-3, 1e-4]}})
+def test_a_list_of_rates_is_a_search_and_a_list_of_one_is_that_rate():
+    def rate(value):
+        return parse_spec({**GOOD, "training": {"learning_rate": value}}).training.learning_rate
+
+    assert rate([1e-3, 1e-4]) == (1e-3, 1e-4)
+    assert rate([1e-3]) == 1e-3
+    assert rate("auto") == "auto"
 
 
 def test_relative_paths_are_taken_from_the_files_folder(tmp_path):

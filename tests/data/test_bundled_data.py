@@ -64,7 +64,7 @@ def test_rebuilding_gives_the_same_rows_and_nothing_is_left_behind(rows, tmp_pat
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        bundled._cached("broken", full_disk)
+        bundled.cached("broken", full_disk)
     assert list((cache() / "data").iterdir()) == []
 
 

@@ -106,7 +106,11 @@ def test_preview_is_plain_json(write):
     shown = preview(resolve(DataSpec(source=path, columns={"label": "stars"})), PARTS, 3)
     assert json.loads(json.dumps(shown, allow_nan=False)) == shown
     assert shown["mapping"] == {"label": "stars", "text": "review"}
-    assert shown["reasons"]["label"] == "chosen"
+    assert shown["reasons"] == {
+        "label": '"stars" was chosen: 2 different values.',
+        "text": '"review" is a known name for text: 2 characters in the middle row.',
+    }
+    assert shown["proposed"] == {}
     assert shown["unused"] == ["when"]
     assert shown["counts"] == {"train": 14, "validation": 2, "test": 4}
     assert shown["balance"]["0"]["train"] + shown["balance"]["1"]["train"] == 14

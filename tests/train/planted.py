@@ -125,7 +125,7 @@ def _pictures(folder: Path, count: int) -> DataSpec:
 
 def spec(model: Path | str, task: str, data: DataSpec, method: str = "lora", *, seed: int = 0,
          config: dict[str, Any] | None = None, modifiers: tuple[dict[str, Any], ...] = (), recipe: dict[str, Any] | None = None,
-         device: str = "auto", **training: Any) -> RunSpec:  # fmt: skip
+         init_from: Any = None, device: str = "auto", **training: Any) -> RunSpec:  # fmt: skip
     """A RunSpec of a few steps in fp32; `training` overrides."""
     key, cls, _ = registry.find(method)
     values = {**cls.tiny.model_dump(exclude_defaults=True), **(config or {})} if key == method else config or {}
@@ -142,7 +142,7 @@ def spec(model: Path | str, task: str, data: DataSpec, method: str = "lora", *, 
         run_id="r1", experiment="planted", label=method, method=method, base_method=key, seed=seed,
         device=device,  # type: ignore[arg-type]
         config=registry.configure(method, values).model_dump(mode="json"), model=ModelRef(source=str(model)), task=task,
-        modifiers=modifiers, recipe=recipe, data=resolve(data), training=TrainingSpec(**facts),
+        modifiers=modifiers, recipe=recipe, init_from=init_from, data=resolve(data), training=TrainingSpec(**facts),
     )  # fmt: skip
 
 

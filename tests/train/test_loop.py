@@ -232,14 +232,14 @@ def test_early_stopping_in_the_first_phase_leaves_the_second_to_run(bench, monke
 
 def with_extra(monkeypatch: pytest.MonkeyPatch, extra: Any) -> None:
     """Every attached adapter runs `extra(adapter, host)` once it stands."""
-    real = session.Session._load
+    real = session.build
 
-    def load(self: Any) -> Any:
-        found = real(self)
-        extra(found[2].adapter, found[2].host)
+    def build(*args: Any) -> Any:
+        found = real(*args)
+        extra(found[0].adapter, found[0].host)
         return found
 
-    monkeypatch.setattr(session.Session, "_load", load)
+    monkeypatch.setattr(session, "build", build)
 
 
 def test_a_tensor_that_no_gradient_reaches_is_named(bench, monkeypatch):

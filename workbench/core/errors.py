@@ -23,7 +23,8 @@ def unknown(kind: str, name: object, options: Iterable[str]) -> WorkbenchError:
 
 
 def _sentence(where: str, problem: dict, options: Iterable[str]) -> str:
-    place = ".".join([where, *(str(p) for p in problem["loc"])]) if problem["loc"] else where
+    steps = [str(p) for p in problem["loc"] if not str(p).startswith("<")]  # <...> names an alternative of a union, not a key
+    place = ".".join([where, *steps])
     kind, ctx, got = problem["type"], problem.get("ctx", {}), problem.get("input")
     if kind == "extra_forbidden":
         key = str(problem["loc"][-1])

@@ -28,10 +28,15 @@ class Started(Event):
 
 @dataclass(frozen=True)
 class Phase(Event):
-    """A recipe's phase, or one of `loading|preparing|training|evaluating|saving`, begins."""
+    """A recipe's phase, or one of `loading|preparing|training|evaluating|saving`, begins.
+
+    In a search over learning rates the steps are numbered on from rate to rate. There `after` says, for the phase that opens a
+    rate and once more for the rate that is kept, how many steps came before: the rate's own are `after` + 1 to `after` + `steps`.
+    """
 
     name: str
     steps: int = 0
+    after: int | None = None
 
 
 @dataclass(frozen=True)

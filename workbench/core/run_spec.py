@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from workbench.core.spec import DataSpec, ModelSpec, TrainingSpec
+from workbench.core.data_spec import DataSpec
+from workbench.core.spec import ModelSpec, TrainingSpec
 from workbench.core.types import Config
 
 
@@ -20,6 +21,13 @@ class ModelRef(ModelSpec):
     sha256: str = Field("", description="sha256 over the base weights.")
 
 
+class AdapterRef(Config):
+    """A saved adapter that a run starts from or learns from."""
+
+    path: str = Field(description="Absolute path of the adapter folder.")
+    sha256: str = Field(description="Of its adapter_model.safetensors, checked again at start.")
+
+
 class RunSpec(Config):
     """Everything one worker needs, resolved; `spec.yaml` of a run folder, runnable as it is."""
 
@@ -32,9 +40,13 @@ class RunSpec(Config):
     config: dict[str, Any] = Field(default_factory=dict, description="The method's whole Config.")
     modifiers: tuple[dict[str, Any], ...] = ()
     recipe: dict[str, Any] | None = None
+    init_from: AdapterRef | None = None
     model: ModelRef
+    models: dict[str, ModelRef | AdapterRef] = Field(
+        default_factory=dict, description="The frozen models its recipe names, under the names it gives them."
+    )
     task: str
-    data: DataRef
+    data: DataRef | tuple[DataRef, ...] = Field(description="One, or several entries with their ids.")
     training: TrainingSpec
     learning_rate_source: str = ""
     seed: int = 0

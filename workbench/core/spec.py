@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from workbench.core import safe_yaml
-from workbench.core.errors import NotBuiltYet, WorkbenchError, from_pydantic
+from workbench.core import data_spec, safe_yaml
+from workbench.core.data_spec import Data, DataSpec
+from workbench.core.errors import WorkbenchError, from_pydantic
 from workbench.core.paths import safe_name
 from workbench.core.types import Config
 
 MAX_RUNS = 2000  # methods x seeds of one experiment
+MAX_RATES = 50  # learning rates that one run may try
 
 
 class ModelSpec(Config):
@@ -25,31 +27,6 @@ class ModelSpec(Config):
     trust_remote_code: bool = Field(False, description="Run code that the model's authors ship; off unless you read it.")
 
 
-class DataSpec(Config):
-    """Rows and how they are split. Test rows are fixed by `seed`, never by the run's seed."""
-
-    source: str = Field(min_length=1, max_length=1000, description="File, folder, bundled/<name>, or Hub id[:config].")
-    columns: dict[str, str] | None = Field(None, description="Which column plays which part, e.g. {text: review}; empty = guess.")
-    validation: float | str = Field(0.1, description="Fraction, file or split name; for tuning and early stopping only.")
-    test: float | str = Field(0.2, description="Fraction, file or split name; the headline number.")
-    limit: int | None = Field(None, ge=1, le=100_000_000, description="Use at most this many training rows.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the split.")
-
-    @field_validator("validation", "test")
-    @classmethod
-    def _part(cls, value: float | str) -> float | str:
-        if isinstance(value, float | int) and not 0 < value < 1:
-            raise ValueError(f"a fraction must lie between 0 and 1; got {value}")
-        return value
-
-    @model_validator(mode="after")
-    def _parts_leave_rows(self) -> "DataSpec":
-        fractions = [p for p in (self.validation, self.test) if not isinstance(p, str)]
-        if sum(fractions) >= 1:
-            raise ValueError("validation and test must leave training rows: their fractions must add up to less than 1")
-        return self
-
-
 class TrainingSpec(Config):
     """The standard procedure; a recipe may replace phases of it."""
 
@@ -57,7 +34,9 @@ class TrainingSpec(Config):
     max_steps: int | None = Field(None, ge=1, le=100_000_000, description="Stop after this many optimizer steps.")
     batch_size: int = Field(16, ge=1, le=65_536, description="Examples per forward pass.")
     gradient_accumulation: int = Field(1, ge=1, le=4096, description="Forward passes per optimizer step.")
-    learning_rate: float | Literal["auto"] | tuple[float, ...] = Field("auto", description="auto = the method's own default.")
+    learning_rate: float | Literal["auto"] | tuple[float, ...] = Field(
+        "auto", description="auto = the method's own default; a list = train once with each, keep the best on validation."
+    )
     scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="Decay after warm-up.")
     warmup: float = Field(0.06, ge=0, lt=1, description="Share of the steps with a rising rate.")
     weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's decoupled decay; biases and norms are exempt.")
@@ -67,6 +46,19 @@ class TrainingSpec(Config):
     eval_every: int | None = Field(None, ge=1, description="Validate every so many steps; empty = once per epoch.")
     early_stop: int | None = Field(None, ge=1, le=1000, description="Stop after this many validations without improvement.")
     keep_checkpoints: int = Field(1, ge=0, le=100, description="Resumable checkpoints kept while a run is not finished.")
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _search(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        if not 0 < len(value) <= MAX_RATES:
+            raise ValueError(f"a list of learning rates must hold 1 to {MAX_RATES} of them; got {len(value)}")
+        if odd := [rate for rate in value if isinstance(rate, bool) or not isinstance(rate, int | float)]:
+            raise ValueError(f"a list of learning rates must hold numbers only; got {repr(odd[0])[:80]}")
+        if len(set(value)) < len(value):
+            raise ValueError(f"the learning rates of a list must be different; got {list(value)}")
+        return value[0] if len(value) == 1 else tuple(value)
 
     @field_validator("learning_rate")
     @classmethod
@@ -86,6 +78,7 @@ class MethodEntry(Config):
     modifiers: tuple[dict[str, Any], ...] = ()
     recipe: dict[str, Any] | None = None
     training: dict[str, Any] = Field(default_factory=dict)
+    init_from: str | None = Field(None, min_length=1, max_length=1000, description="Run or adapter folder to start from.")
     label: str = Field("", max_length=120)
 
     @model_validator(mode="before")
@@ -104,6 +97,8 @@ class MethodEntry(Config):
                 entry[key] = [{one: m} if isinstance(m, str) else m for m in entry[key]]
             elif isinstance(entry.get(key), str):
                 entry[key] = {one: entry[key]}
+        if type(entry.get("init_from")) is int:  # a job's number
+            entry["init_from"] = str(entry["init_from"])
         return entry
 
     @model_validator(mode="after")
@@ -127,11 +122,14 @@ class ExperimentSpec(Config):
     name: str = Field(description="Name of the experiment.")
     model: ModelSpec
     task: str = Field(min_length=1, max_length=100, description="What is learnt, e.g. text_classification.")
-    data: DataSpec
+    data: Data = Field(description="Where the rows come from: a source, a mapping, or a list of such entries.")
     methods: tuple[MethodEntry, ...] = Field(min_length=1, max_length=500)
     training: TrainingSpec = TrainingSpec()
     seeds: tuple[int, ...] = Field((0,), min_length=1, max_length=1000)
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = CUDA when there is one.")
+    models: dict[str, ModelSpec] = Field(
+        default_factory=dict, max_length=20, description="Further, frozen models that recipes name, e.g. {teacher: <RUN>}."
+    )
     baseline: bool = Field(True, description="Add a head-only (zero-shot where the task has no head) row when none is listed.")
 
     @model_validator(mode="before")
@@ -140,9 +138,14 @@ class ExperimentSpec(Config):
         if not isinstance(value, Mapping):
             return value
         value = dict(value)
-        for key in ("model", "data"):
-            if isinstance(value.get(key), str):
-                value[key] = {"source": value[key]}
+        if isinstance(value.get("model"), str):
+            value["model"] = {"source": value["model"]}
+        if isinstance(value.get("models"), Mapping):
+            value["models"] = {
+                n: {"source": str(m)} if isinstance(m, str) or type(m) is int else m for n, m in value["models"].items()
+            }
+        if "data" in value:
+            value["data"] = data_spec.short_form(value["data"])
         if isinstance(value.get("seeds"), int) and not isinstance(value["seeds"], bool):
             value["seeds"] = (value["seeds"],)
         return value
@@ -154,6 +157,11 @@ class ExperimentSpec(Config):
             return safe_name(name, "name")
         except WorkbenchError as error:
             raise ValueError(str(error).rstrip(".")) from None
+
+    @field_validator("data")
+    @classmethod
+    def _entries_named(cls, data: DataSpec | tuple[DataSpec, ...]) -> DataSpec | tuple[DataSpec, ...]:
+        return data_spec.named(data) if isinstance(data, tuple) else data
 
     @field_validator("seeds")
     @classmethod
@@ -207,16 +215,13 @@ def parse_spec(value: Mapping[str, Any]) -> ExperimentSpec:
         WorkbenchError: one sentence about the first problem.
     """
     try:
-        spec = ExperimentSpec.model_validate(dict(value))
+        return ExperimentSpec.model_validate(dict(value))
     except ValidationError as error:
         where = error.errors()[0]["loc"]
-        model = {"training": TrainingSpec, "data": DataSpec, "model": ModelSpec}.get(
+        model = {"training": TrainingSpec, "data": DataSpec, "model": ModelSpec, "models": ModelSpec}.get(
             where[0] if len(where) > 1 else "", ExperimentSpec
         )
         raise from_pydantic(error, "spec", model.model_fields) from None
-    if isinstance(spec.training.learning_rate, tuple):
-        raise NotBuiltYet("a list of learning rates (a search per method) is not built yet; give one rate or auto.")
-    return spec
 
 
 def load_spec(path: str | Path) -> ExperimentSpec:
@@ -241,6 +246,11 @@ def _anchored(spec: ExperimentSpec, folder: Path) -> ExperimentSpec:
         path = folder / source
         return str(path) if path.exists() else source
 
-    data = spec.data.model_copy(update={k: anchor(getattr(spec.data, k)) for k in ("source", "validation", "test")})
+    def placed(data: DataSpec) -> DataSpec:
+        return data.model_copy(update={k: anchor(getattr(data, k)) for k in ("source", "validation", "test")})
+
+    data = placed(spec.data) if isinstance(spec.data, DataSpec) else tuple(placed(one) for one in spec.data)
     model = spec.model.model_copy(update={"source": anchor(spec.model.source)})
-    return spec.model_copy(update={"data": data, "model": model})
+    models = {name: one.model_copy(update={"source": anchor(one.source)}) for name, one in spec.models.items()}
+    methods = tuple(e.model_copy(update={"init_from": anchor(e.init_from)}) if e.init_from else e for e in spec.methods)
+    return spec.model_copy(update={"data": data, "model": model, "models": models, "methods": methods})

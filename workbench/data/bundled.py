@@ -64,7 +64,7 @@ def _docstring_rows() -> list[dict[str, str]]:
     return rows
 
 
-def _cached(name: str, build: Callable[[], list[dict[str, str]]]) -> list[dict[str, str]]:
+def cached(name: str, build: Callable[[], list[dict[str, str]]]) -> list[dict[str, str]]:
     """Rows from `<cache>/data/<name>.jsonl`, built once and put there whole."""
     path = cache() / "data" / f"{name}.jsonl"
     if not path.exists():
@@ -83,7 +83,7 @@ def docstring_table() -> dict[str, list[Any]]:
     recipe = hashlib.sha256(
         ("".join(map(Path.read_text, (Path(__file__), Path(stdlib.__file__)))) + sys.version).encode()
     ).hexdigest()[:12]
-    rows = _cached(f"docstrings-{recipe}", _docstring_rows)
+    rows = cached(f"docstrings-{recipe}", _docstring_rows)
     if len(rows) < 1000:
         raise WorkbenchError(
             "bundled/docstrings needs the standard library's .py files, which this Python lacks; use a Python with sources."

@@ -27,7 +27,7 @@ KINDS = {"label": "label", "image": "image", "messages": "messages"}
 
 @dataclass(frozen=True)
 class Mapped:
-    """`columns`: part -> column; `reasons`: part -> why, as a short phrase."""
+    """`columns`: part -> column; `reasons`: part -> why, as a phrase that follows the column's name."""
 
     columns: dict[str, str]
     reasons: dict[str, str]
@@ -62,7 +62,7 @@ def guess(present: Iterable[str], wanted: Wanted) -> Mapped:
             found = [c for c in by_name.get(_plain(name), ()) if c not in columns.values()]
             if len(found) == 1:
                 columns[part] = found[0]
-                reasons[part] = "has that name" if _plain(name) == _plain(part) else f"{found[0]!r} is a known name for {part}"
+                reasons[part] = "has that name" if _plain(name) == _plain(part) else f"is a known name for {part}"
                 break
     return Mapped(columns, reasons)
 
@@ -91,7 +91,7 @@ def _given(present: Sequence[str], wanted: Wanted, given: Mapping[str, str], wha
         raise WorkbenchError(f"columns must give every part a column of its own; {twice!r} is named twice.")
     open_parts = {part: want for part, want in wanted.items() if part not in given and is_required(want)}
     found = guess([c for c in present if c not in used], open_parts)
-    reasons = {**dict.fromkeys(given, "chosen"), **found.reasons}
+    reasons = {**dict.fromkeys(given, "was chosen"), **found.reasons}
     return Mapped({**given, **found.columns}, reasons)
 
 

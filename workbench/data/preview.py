@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from workbench.core.data_spec import DataSpec
 from workbench.core.errors import WorkbenchError
-from workbench.core.spec import DataSpec
 from workbench.data import columns as mapping
-from workbench.data import images, sources
+from workbench.data import doctor, images, proposals, sources
 from workbench.data.columns import Mapped, Wanted
 from workbench.data.load import load_table
-from workbench.data.table import Splits
+from workbench.data.table import Splits, Table
 
 LONGEST = 300
 
@@ -52,6 +52,20 @@ def _balance(splits: Splits) -> dict[str, dict[str, int]]:
     return {label: {name: counts[name][label] for name in tables} for label in splits.labels}
 
 
+def _divided(result: dict[str, Any], splits: Splits) -> None:
+    """Fill in what only data that can be loaded has."""
+    tables = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    result["counts"] = {name: len(table) for name, table in tables.items()}
+    result["balance"], result["labels"], result["notes"] = _balance(splits), list(splits.labels), list(splits.notes)
+    result["doctor"] = doctor.examine(tables, splits.notes)
+
+
+def _raw(raw: Mapping[str, list[Any]], columns: Mapping[str, str]) -> dict[str, Table]:
+    """The cells of some columns as they stand in the source, for data that cannot be loaded; images are left out."""
+    parts = {part: raw[column] for part, column in columns.items() if part != "image"}
+    return {"source": Table(tuple(range(len(next(iter(parts.values()))))), parts)} if parts else {}
+
+
 def preview(ref: DataSpec, columns: Wanted | Sequence[Wanted], n: int = 20) -> dict[str, Any]:
     """Columns, guessed mapping and first rows of a source, and how it would be divided.
 
@@ -61,8 +75,10 @@ def preview(ref: DataSpec, columns: Wanted | Sequence[Wanted], n: int = 20) -> d
         n: rows to show.
 
     Returns:
-        {columns, mapping, reasons, unused, rows, total, counts, balance, labels, notes, problem}. `problem` is None, or the
-        sentence why the data cannot be used as it stands; then counts and balance are empty.
+        {columns, mapping, proposed, reasons, unused, rows, total, counts, balance, labels, notes, doctor, problem}. `proposed`
+        are columns for parts that no name settles (not in force until written under `columns`), `reasons` say why, `doctor` is
+        what `doctor.examine` finds. `problem` is None, or the sentence why the data cannot be used as it stands; then counts and
+        balance are empty and the doctor looked at the raw rows.
 
     Raises:
         WorkbenchError: the source itself cannot be read.
@@ -70,27 +86,29 @@ def preview(ref: DataSpec, columns: Wanted | Sequence[Wanted], n: int = 20) -> d
     raw = sources.read(ref)
     present = list(raw)
     mapped = _mapped(present, columns, ref.columns)
-    shown = {mapped.columns.get("image")}
+    proposed = proposals.propose(raw, columns, mapped)
     total = len(raw[present[0]])
     result: dict[str, Any] = {
         "columns": present,
         "mapping": mapped.columns,
-        "reasons": mapped.reasons,
+        "proposed": proposed.columns,
+        "reasons": {**proposals.explained(proposed, raw), **proposals.explained(mapped, raw)},
         "unused": [name for name in present if name not in mapped.columns.values()],
         "total": total,
         "counts": {},
         "balance": {},
         "labels": [],
         "notes": [],
+        "doctor": [],
         "rows": [],
         "problem": None,
     }
     try:
-        splits = load_table(ref, columns)
-        result["counts"] = {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)}
-        result["balance"], result["labels"], result["notes"] = _balance(splits), list(splits.labels), list(splits.notes)
-        result["rows"] = [{c: _plain(raw[c][i], c in shown) for c in present[:50]} for i in range(min(n, total))]
+        _divided(result, load_table(ref, columns))
     except WorkbenchError as error:
         result["problem"] = str(error)
-        result["rows"] = [{c: _plain(raw[c][i], False) for c in present[:50]} for i in range(min(n, total))]
+        tables = _raw(raw, {**proposed.columns, **mapped.columns})
+        result["doctor"] = doctor.examine(tables) if tables else []
+    pictures = {mapped.columns.get("image")} if result["problem"] is None else set()
+    result["rows"] = [{c: _plain(raw[c][i], c in pictures) for c in present[:50]} for i in range(min(n, total))]
     return result

@@ -1,11 +1,12 @@
 """What a source is (bundled, file, image folder, Hub id), where its splits lie, and the hashes that pin it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
+from workbench.core.data_spec import DataSpec, entries
 from workbench.core.errors import WorkbenchError, unknown
 from workbench.core.run_spec import DataRef
-from workbench.core.spec import DataSpec
 from workbench.data import bundled, files, hub, images, tabular
 
 Kind = Literal["bundled", "file", "folder", "hub"]
@@ -77,15 +78,25 @@ def pinned(source: str) -> dict[str, str]:
     return {}
 
 
-def resolve(spec: DataSpec) -> DataRef:
+@overload
+def resolve(data: DataSpec) -> DataRef: ...
+@overload
+def resolve(data: Sequence[DataSpec]) -> tuple[DataRef, ...]: ...
+@overload
+def resolve(data: DataSpec | Sequence[DataSpec]) -> DataRef | tuple[DataRef, ...]: ...
+def resolve(data: DataSpec | Sequence[DataSpec]) -> DataRef | tuple[DataRef, ...]:
     """Make paths absolute and hash every file.
 
     Args:
-        spec: the data as the person described it (a DataRef is resolved afresh).
+        data: the data as the person described it, one entry or several (a DataRef is resolved afresh).
 
     Raises:
         WorkbenchError: something is missing, unreadable, of no known kind, or used for two splits.
     """
+    return _resolved(data) if isinstance(data, DataSpec) else tuple(_resolved(one) for one in data)
+
+
+def _resolved(spec: DataSpec) -> DataRef:
     source = _absolute(spec.source)
     values = {name: _resolve_part(source, name, getattr(spec, name)) for name in PARTS}
     if kind_of(source) == "hub":
@@ -102,13 +113,13 @@ def resolve(spec: DataSpec) -> DataRef:
     return DataRef.model_validate(fields)
 
 
-def check_unchanged(ref: DataRef) -> None:
-    """Compare every file with the hash taken at submit.
+def check_unchanged(data: DataRef | Sequence[DataRef]) -> None:
+    """Compare every file of every entry with the hash taken at submit.
 
     Raises:
         WorkbenchError: a file is gone or its content changed since.
     """
-    for path, digest in ref.files.items():
+    for path, digest in (pair for ref in entries(data) for pair in ref.files.items()):
         now = pinned(path)
         if now.get(path) != digest:
             raise WorkbenchError(f"{path} must be the data that was submitted; its content has changed since: submit again.")

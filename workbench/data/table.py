@@ -4,13 +4,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+ROWS_PER_ENTRY = 1_000_000_000
+"""With several data entries, the row ids of entry number n (from 0) count from n times this; so no entry moves another's."""
+
+
+def entry_of(row: int) -> int:
+    """The number of the data entry that a row id belongs to; 0 where there is only one."""
+    return row // ROWS_PER_ENTRY
+
 
 @dataclass(frozen=True)
 class Table:
-    """Equal-length columns; `ids[i]` is the position of row i in its source, counted from 0 in the source's order."""
+    """Equal-length columns of rows.
+
+    Attributes:
+        ids: the position of each row in its source, from 0 in the source's order, plus `ROWS_PER_ENTRY` times the number of
+            its data entry; unique in a split.
+        columns: part -> values.
+        entries: the number of each row's data entry; empty where there is only one.
+    """
 
     ids: tuple[int, ...]
     columns: dict[str, list[Any]]
+    entries: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -29,7 +45,7 @@ class Table:
     def select(self, indices: Sequence[int]) -> "Table":
         """The rows at `indices`, in that order."""
         columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
-        return Table(tuple(self.ids[i] for i in indices), columns)
+        return Table(tuple(self.ids[i] for i in indices), columns, tuple(self.entries[i] for i in indices if self.entries))
 
 
 @dataclass(frozen=True)
@@ -39,8 +55,9 @@ class Splits:
     Attributes:
         train, validation, test: rows whose columns are named by the task's parts (`text`, `label`, ...); no content is in two.
         labels: every class name in a fixed order (numbers by value, else alphabetical); empty without a label part.
-        mapping: part -> column of the source it was read from.
+        mapping: part -> column of the source it was read from; with several data entries, of the first.
         notes: sentences about what a person should know, e.g. rows dropped because the test split has them too.
+        entries: ids of the data entries in order where there are several, else empty.
     """
 
     train: Table
@@ -49,6 +66,7 @@ class Splits:
     labels: tuple[str, ...] = ()
     mapping: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
 
     def label_ids(self, table: Table) -> list[int]:
         """The labels of `table` as indices into `labels`."""

@@ -86,20 +86,26 @@ def read(folder: Path) -> Stored:
         WorkbenchError: no adapter there, or its JSON lacks what is needed to rebuild the model.
     """
     stored = state.read(folder)
-    meta, base = stored.meta, stored.meta.get("base")
+    check(stored.meta)
+    return stored
+
+
+def check(meta: Mapping[str, Any]) -> None:
+    """Raise WorkbenchError if an adapter's JSON lacks what is needed to rebuild its model."""
+    base = meta.get("base")
     good = (
         isinstance(base, dict)
         and all(isinstance(base.get(k), str) for k in ("source", "sha256"))
         and isinstance(meta.get("task"), str)
     )
-    lists = all(isinstance(meta.get(k), list) and all(isinstance(v, str) for v in meta[k]) for k in ("labels", "head"))
+    named = (meta.get("labels"), meta.get("head"), meta.get("entries", []))
+    lists = all(isinstance(held, list) and all(isinstance(v, str) for v in held) for held in named)
     if not (
         good and lists and isinstance(meta.get("max_length"), int) and not isinstance(base.get("revision"), int | list | dict)
     ):
         raise WorkbenchError(
             f"{state.META} must name base, task, labels, head and max_length; this one does not: export the run again."
         )
-    return stored
 
 
 def base_folder(meta: Mapping[str, Any]) -> Path:
@@ -186,8 +192,8 @@ def some_test_rows(revived: Revived, count: int = ROWS) -> Rows:
     count = min(count, len(splits.test))
     table = splits.test.select([i * len(splits.test) // count for i in range(count)])
     task = task_of(revived.meta, revived.base, _cap(revived.host, revived.task, count, MAX_LOGIT_BYTES))
-    examples = task.encode(table)
-    batches = [task.collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
+    examples = task.examples(table)
+    batches = [task.batch(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
     return Rows(batches, "test rows", True)
 
 

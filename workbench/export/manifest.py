@@ -29,6 +29,7 @@ KEPT = (
     "labels",
     "max_length",
     "columns",
+    "entries",
     "head",
     "metrics",
     "versions",

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from workbench.data import Table, columns, values
 from workbench.data.tabular import read_table
 from workbench.evaluate import evaluation, saved
 from workbench.export.exporting import free_disk
+from workbench.kernel import registry
 from workbench.tasks import Task
 
 BATCH = 32
@@ -24,7 +26,8 @@ def predict(source: str | Path, file: str | Path, to: str | Path) -> dict[str, A
 
     Args:
         source: run folder or adapter folder.
-        file: csv, tsv, json, jsonl or parquet with the columns the run was trained on; the answer's column may be missing.
+        file: csv, tsv, json, jsonl or parquet with the columns the run was trained on; the answer's column may be missing. Where
+            the method asks for the data entry of a row, the column `task` holds its id.
         to: new file: .csv, .jsonl or .parquet with id, prediction, score and, where answers are given, label and loss.
 
     Returns:
@@ -42,17 +45,30 @@ def predict(source: str | Path, file: str | Path, to: str | Path) -> dict[str, A
     stored = saved.read(where)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     revived = saved.revive(stored, where, device=device)
-    table, labelled = _table(file, revived.task, stored.meta.get("columns") or {})
-    predictions, metrics = evaluation.evaluate(revived.task, revived.host, revived.task.encode(table), BATCH, device)
+    raw = read_table(file)
+    table, labelled = _table(raw, file, revived.task, stored.meta.get("columns") or {})
+    if "task" in registry.needs(revived.adapter.method, revived.adapter.cfg):
+        table = replace(table, entries=_entries(raw.get("task"), stored.meta.get("entries") or [], revived.adapter.key, file))
+    predictions, metrics = evaluation.evaluate(revived.task, revived.host, revived.task.examples(table), BATCH, device)
     names = ("id", "prediction", "score", *(("label", "loss") if labelled else ()))
     with free_disk(to):
         _write([{n: getattr(p, n) for n in names} for p in predictions], to)
     return {"rows": len(predictions), "to": str(to), "labelled": labelled, "metrics": metrics if labelled else {}}
 
 
-def _table(file: Path, task: Task, trained: dict[str, str]) -> tuple[Table, bool]:
+def _entries(cells: list[Any] | None, known: Sequence[str], method: str, file: Path) -> tuple[int, ...]:
+    """The number of each row's data entry, from the column that names it."""
+    strange = next((str(cell) for cell in cells or () if str(cell) not in known), None)
+    if cells is None or strange is not None:
+        got = "it has no such column" if cells is None else f"a row says {strange!r:.60}"
+        raise WorkbenchError(
+            f"{method} needs the data entry of every row: the column 'task' of {file.name} must hold {' or '.join(known)}; {got}."
+        )
+    return tuple(known.index(str(cell)) for cell in cells)
+
+
+def _table(raw: dict[str, list[Any]], file: Path, task: Task, trained: dict[str, str]) -> tuple[Table, bool]:
     """The task's columns of a file, the answers' only where the column of the training is there; and whether it is."""
-    raw = read_table(file)
     choices = [{p: want for p, want in parts.items() if p != task.answer} for parts in task.parts]
     given = {part: column for part, column in trained.items() if column in raw and part != task.answer}
     mapped = columns.map_columns(list(raw), choices, given, file.name).columns

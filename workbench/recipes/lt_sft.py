@@ -38,6 +38,7 @@ class LtSft(Recipe):
 
     Config = LtSftConfig
     paper = Paper("Ansell et al., 2022", "https://arxiv.org/abs/2110.07560", 43)
+    takes_init = False
 
     def __init__(self, cfg: LtSftConfig, models: Models, seed: int) -> None:
         super().__init__(cfg, models, seed)

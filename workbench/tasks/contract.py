@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,11 +15,22 @@ from workbench.data.table import Table
 
 @dataclass
 class Example:
-    """One encoded row; `length` is its size for bucketing."""
+    """One encoded row; `length` is its size for bucketing, `entry` the number of its data entry where there are several."""
 
     id: int
     length: int
     fields: dict[str, Any] = field(default_factory=dict)
+    entry: int | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One row as tokens before anything is cut: the loss counts the `scored` ones, `max_length` leaves the `kept` ones."""
+
+    id: int
+    tokens: list[int]
+    scored: list[bool]
+    kept: list[bool]
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,8 @@ class Batch:
 
     Attributes:
         inputs: keyword arguments of the host.
-        facts: context for the parts, e.g. `positions` (batch, 2): first prompt token, one past the last.
+        facts: context for the parts, e.g. `positions` (batch, 2): first prompt token, one past the last; `task` (batch,): the
+            number of each row's data entry, where there are several.
         targets: what the loss compares with.
         examples: the rows themselves, in order.
     """
@@ -40,7 +52,7 @@ class Batch:
 
     @property
     def ids(self) -> list[int]:
-        """Row ids in the source."""
+        """Row ids, see `data.Table`."""
         return [e.id for e in self.examples]
 
     def to(self, device: str) -> "Batch":
@@ -56,7 +68,7 @@ class Prediction(NamedTuple):
     """One row's outcome.
 
     Attributes:
-        id: the row in the source.
+        id: the row, see `data.Table`.
         label, prediction: what was right and what was said.
         score: probability of the prediction; for language models the share of right next tokens.
         loss: the row's own mean loss.
@@ -71,6 +83,12 @@ class Prediction(NamedTuple):
     loss: float
     weight: int = 1
     asked: bool = False
+
+
+def entry_facts(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """{task: (batch,)}, the numbers of the rows' data entries; nothing where there is one entry, or none is known."""
+    numbers = [e.entry for e in examples]
+    return {} if None in numbers else {"task": torch.tensor(numbers)}
 
 
 class Task(ABC):
@@ -92,6 +110,11 @@ class Task(ABC):
         """folder: the base model, with its tokenizer or processor; labels: class names in a fixed order."""
         self.folder, self.labels, self.max_length = Path(folder), tuple(labels), max_length
 
+    @property
+    def key(self) -> str:
+        """The task's name, which is its file's."""
+        return type(self).__module__.rpartition(".")[2]
+
     @abstractmethod
     def host(self, seed: int = 0, meta: bool = False) -> nn.Module:
         """The base model with the task's head, freshly initialised from `seed`; on the meta device nothing is allocated."""
@@ -102,11 +125,31 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, table: Table) -> list[Example]:
-        """Rows to examples, in order."""
+        """Rows to examples, in order; what `examples` is made from."""
 
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Examples to one padded batch."""
+        """Examples to one padded batch; what `batch` is made from."""
+
+    def examples(self, table: Table) -> list[Example]:
+        """Rows to examples, in order, each with the number of its data entry where there are several."""
+        found = self.encode(table)
+        for example, number in zip(found, table.entries, strict=True) if table.entries else ():
+            example.entry = number
+        return found
+
+    def seen(self, table: Table) -> list[Seen]:
+        """Rows as the tokens that `encode` makes of them, in order, none left out; empty where the model reads no tokens."""
+        return []
+
+    def sees(self) -> dict[str, Any]:
+        """What is done to every input alike, as plain values: for images their size and normalisation; empty for tokens."""
+        return {}
+
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """Examples to one padded batch, with every fact that their rows carry."""
+        made = self.collate(examples)
+        return replace(made, facts={**made.facts, **entry_facts(examples)})
 
     @abstractmethod
     def losses(self, output: Any, batch: Batch) -> Tensor:
@@ -119,6 +162,19 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """Metrics over one split; holds `metric`."""
+
+    def scored(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The distributions that the loss counts: logits (n, classes) in fp32, and the row of the batch each belongs to (n,)."""
+        raise WorkbenchError(f"{self.key} must predict classes or tokens for this; it does not: choose another recipe.")
+
+    def differs(self, other: "Task") -> str:
+        """In words, why another model's outputs cannot be held against this task's; empty if they can."""
+        if other.key != self.key:
+            return f"its task is {other.key}, here it is {self.key}"
+        if other.labels != self.labels:
+            theirs, mine = (", ".join(map(repr, some[:4])) + ", ..." * (len(some) > 4) for some in (other.labels, self.labels))
+            return f"its labels are {theirs}, here they are {mine}"
+        return ""
 
     def logits(self, output: Any, batch: Batch) -> Tensor:
         """What an export is compared by: (batch, classes) or (batch, tokens, vocabulary) with padding zeroed."""
@@ -133,6 +189,11 @@ class Classification(Task):
     def losses(self, output: Any, batch: Batch) -> Tensor:
         """Cross-entropy of each example."""
         return nn.functional.cross_entropy(output.logits.float(), batch.targets, reduction="none")
+
+    def scored(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One distribution over the classes per example."""
+        logits = output.logits.float()
+        return logits, torch.arange(len(logits), device=logits.device)
 
     def predictions(self, host: nn.Module | None, output: Any, batch: Batch) -> list[Prediction]:
         """The likeliest class and its probability."""

@@ -33,6 +33,14 @@ class Outcome:
     peak_trainable: int = 0
 
 
+class RateFailed(WorkbenchError):
+    """This learning rate does not train: the loss is not finite, or nothing moves. `done` is what was done until then."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.done = Outcome()
+
+
 @dataclass
 class Loop:
     """Everything a loop needs; `validate` returns the metrics of the validation split."""
@@ -52,9 +60,18 @@ class Loop:
 
         Raises:
             Stopped: the person asked for it.
-            WorkbenchError: the loss is not finite, or a tensor that should train does not.
+            RateFailed: the loss is not finite, or a tensor that should move does not.
+            WorkbenchError: a tensor that should train cannot, or one trains that should not.
         """
         done = Outcome()
+        try:
+            self._phases(done, examples, steps, eval_every)
+        except RateFailed as error:
+            error.done = done
+            raise
+        return done
+
+    def _phases(self, done: Outcome, examples: Sequence[Example], steps: int, eval_every: int) -> None:
         stream = batching.forever(examples, self.training.batch_size, self.seed)
         phases = self.recipe.phases(steps)
         for number, phase in enumerate(phases):
@@ -64,7 +81,6 @@ class Loop:
             done.validation = best.restore() or done.validation
             if number < len(phases) - 1:
                 self.recipe.between(phase)
-        return done
 
     def _phase(self, count: int, stream: Iterator, steps: int, eval_every: int, done: Outcome, best: "_Best") -> None:
         """One phase; early stopping ends it before its last step."""
@@ -105,13 +121,13 @@ class Loop:
         total, seen, parts = 0.0, 0, self.training.gradient_accumulation
         for _ in range(parts):
             group = next(stream)
-            batch = self.models.task.collate(group).to(self.device)
+            batch = self.models.task.batch(group).to(self.device)
             with self.casting():
                 loss = self.recipe.step(batch)
             (loss / parts).backward()
             total, seen = total + loss.item() / parts, seen + len(group)
         if not math.isfinite(total):
-            raise WorkbenchError(f"the loss became {total} at step {step}; lower learning_rate, or set clip.")
+            raise RateFailed(f"the loss became {total} at step {step}; lower learning_rate, or set clip.")
         self.recipe.before_update()
         if self.training.clip is not None:
             torch.nn.utils.clip_grad_norm_(trainable, self.training.clip)
@@ -127,6 +143,12 @@ class Loop:
         return best.enough(done.validation)
 
 
+def moving(models: Models) -> list[Tensor]:
+    """Every tensor that a training moves, in a fixed order."""
+    adapter = models.adapter  # buffers too: masks and counters that a method moves while it trains
+    return [*adapter.named_trainable().values(), *adapter.buffers(), *models.head]
+
+
 class _Best:
     """The best state on validation so far; without early stopping nothing is kept and the last state stands."""
 
@@ -136,10 +158,6 @@ class _Best:
         self.state: list[Tensor] = []
         self.metrics: dict[str, float] = {}
 
-    def _tensors(self) -> list[Tensor]:
-        adapter = self.models.adapter  # buffers too: masks and counters that a method moves while it trains
-        return [*adapter.named_trainable().values(), *adapter.buffers(), *self.models.head]
-
     def enough(self, metrics: dict[str, float]) -> bool:
         """Note one validation; True when patience has run out."""
         if self.patience is None:
@@ -148,7 +166,7 @@ class _Best:
         value = metrics[task.metric] if task.greater_is_better else -metrics[task.metric]
         if self.value is None or value > self.value:
             self.value, self.waited, self.metrics = value, 0, metrics
-            self.state = [t.detach().clone() for t in self._tensors()]
+            self.state = [t.detach().clone() for t in moving(self.models)]
         else:
             self.waited += 1
         return self.waited >= self.patience
@@ -156,7 +174,7 @@ class _Best:
     @torch.no_grad()
     def restore(self) -> dict[str, float]:
         """Put the best state back; returns its metrics, nothing if none was kept."""
-        for tensor, kept in zip(self._tensors(), self.state, strict=True) if self.state else ():
+        for tensor, kept in zip(moving(self.models), self.state, strict=True) if self.state else ():
             tensor.copy_(kept)
         return self.metrics
 
@@ -191,7 +209,7 @@ class _Watch:
                     f"{name} should train but got no gradient; the method does not reach the loss on this model."
                 )
             if moved and torch.equal(self.before[name], _sample(param)):
-                raise WorkbenchError(f"{name} should train but did not move in {CHECKED_STEPS} steps; raise learning_rate.")
+                raise RateFailed(f"{name} should train but did not move in {CHECKED_STEPS} steps; raise learning_rate.")
         for name, param in self.frozen.items():
             if param._version != self.versions[name] or param.grad is not None:
                 raise WorkbenchError(f"the frozen tensor {name} was changed by training; this is a bug of the method.")

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -15,20 +15,19 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.events import Evaluated, Measured, Phase, Reporter, Saved, Started, Stopped
 from workbench.core.run_spec import Placed, RunSpec
 from workbench.data import Splits, check_unchanged, load_table
-from workbench.evaluate import evaluation, measure
-from workbench.kernel import registry, state
-from workbench.kernel.host import adapters_of
+from workbench.evaluate import evaluation, measure, others
+from workbench.kernel import state
 from workbench.models.bundled import resolve_model, weights_sha256
 from workbench.recipes import Models
 from workbench.tasks.contract import Example, Task
 from workbench.train import batching
+from workbench.train.building import ADAPTER, build
 from workbench.train.loop import Loop, Outcome
+from workbench.train.search import Search, Trial
 
 REFERENCE_ROWS = 8
 SCORING_BATCHES = 8
 """Training batches that a modifier may look at before training, e.g. to score weights."""
-ADAPTER = "adapter"
-"""Name of the trained adapter on its host."""
 
 
 class Session:
@@ -39,50 +38,40 @@ class Session:
         self.device = placed.device
         self.began = time.time()
         self.casting: Callable[[], AbstractContextManager] = nullcontext
+        self.memory = measure.PeakMemory(self.device)
+        self.load_seconds = 0.0
+        self.notes: list[str] = []
+        self.entries: tuple[str, ...] = ()
 
     def run(self) -> dict[str, Any]:
         """See `workbench.train.run`."""
-        spec, training = self.spec, self.spec.training
         torch.set_num_threads(self.placed.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.manual_seed(spec.seed)
         self.reporter.emit(Phase("loading"))
-        splits, task, models, sha = self._load()
-        examples = {name: task.encode(getattr(splits, name)) for name in ("train", "validation", "test")}
-        steps = self._steps(len(examples["train"]))
-        self.reporter.emit(Started(steps, self.placed.attempt, self.device, self.placed.threads))
+        splits, self.task, sha = self._load()
+        self.entries = splits.entries
+        self.others = others.load(self.spec.models, self.task, splits, self.device)
+        self.examples = {name: self.task.examples(getattr(splits, name)) for name in ("train", "validation", "test")}
+        self.steps, rates = self._steps(len(self.examples["train"])), self._rates()
+        self.reporter.emit(Started(self.steps * len(rates), self.placed.attempt, self.device, self.placed.threads))
         self.precision = self._precision()
         import sklearn.metrics  # noqa: F401 - loaded now, or the peak of the training would hold it
 
-        load_seconds = time.time() - self.began
-        memory = measure.PeakMemory(self.device).start()
-        recipe = self._prepare(models, examples["train"])
-        per_epoch = batching.steps_per_epoch(len(examples["train"]), training.batch_size, training.gradient_accumulation)
-        loop = Loop(models, recipe, training, spec.seed, self._rate(), self.reporter, self.device, self.casting,
-                    lambda: self._judge(models, examples["validation"])[1])  # fmt: skip
-        done = loop.run(examples["train"], steps, training.eval_every or per_epoch) if steps else Outcome()
-        peak = memory.peak()
+        trial = self._train(rates[0], self.reporter) if len(rates) == 1 else self._search(rates)
         self.reporter.emit(Phase("evaluating"))
         start = time.time()
-        predictions, metrics = self._judge(models, examples["test"])
-        self.reporter.emit(Evaluated(done.steps, "test", metrics))
-        evaluation.write(predictions, "test", self.folder)
-        costs = self._costs(models, recipe, done) | {
-            "peak_memory_bytes": peak,
-            "memory_kind": memory.kind,
-            "load_seconds": load_seconds,
-            "eval_seconds": time.time() - start,
-            "metrics": metrics,
-            "base_sha256": sha,
-        }
-        self._save(models, splits, examples["test"], costs)
+        predictions, metrics = self._judge(trial.models, self.examples["test"])
+        self.reporter.emit(Evaluated(trial.last, "test", metrics))
+        evaluation.write(predictions, "test", self.folder, self.entries)
+        costs = trial.costs | {"eval_seconds": time.time() - start, "metrics": metrics, "base_sha256": sha}
+        self._save(trial.models, splits, self.examples["test"], costs)
         costs["adapter_bytes"] = (self.folder / ADAPTER / state.WEIGHTS).stat().st_size
         self._tell(costs)
-        self.reporter.emit(Saved(ADAPTER, done.steps))
+        self.reporter.emit(Saved(ADAPTER, trial.last))
         return costs
 
-    def _load(self) -> tuple[Splits, Task, Models, str]:
-        """Data, task, host with its adapter, and the sha256 of the base weights; each checked against the spec."""
+    def _load(self) -> tuple[Splits, Task, str]:
+        """Data, task, and the sha256 of the base weights; each checked against the spec."""
         spec = self.spec
         if spec.model.load_in is not None:
             raise WorkbenchError(
@@ -95,16 +84,36 @@ class Session:
         sha = weights_sha256(folder)
         if spec.model.sha256 and sha != spec.model.sha256:
             raise WorkbenchError(f"the weights of {spec.model.source} have changed since this run was planned; submit it again.")
-        task = cls(folder, splits.labels, spec.training.max_length)
-        host = task.host(spec.seed).to(self.device)
-        head = task.head(host)
-        adapters = adapters_of(host, head)
-        cfg = registry.configure(spec.base_method, spec.config)
-        adapter = adapters.attach(ADAPTER, spec.base_method, cfg, spec.seed)
-        params = tuple(p for h in head for p in host.get_submodule(h).parameters())
-        for p in params:
-            p.requires_grad_(True)
-        return splits, task, Models(host, adapters, adapter, task, params), sha
+        return splits, cls(folder, splits.labels, spec.training.max_length), sha
+
+    def _start(self) -> tuple[Models, recipes.Recipe]:
+        """What a training starts from, bitwise the same whenever it is called."""
+        torch.manual_seed(self.spec.seed)
+        models, self.notes = build(self.spec, self.task, self.device, self.others)
+        self.load_seconds = self.load_seconds or time.time() - self.began
+        self.memory.start()
+        return models, self._prepare(models, self.examples["train"])
+
+    def _train(self, rate: float, reporter: Reporter) -> Trial:
+        """One training with one learning rate."""
+        training, rows = self.spec.training, self.examples["train"]
+        models, recipe = self._start()
+        loop = Loop(models, recipe, training, self.spec.seed, rate, reporter, self.device, self.casting,
+                    lambda: self._judge(models, self.examples["validation"])[1])  # fmt: skip
+        per_epoch = batching.steps_per_epoch(len(rows), training.batch_size, training.gradient_accumulation)
+        done = loop.run(rows, self.steps, training.eval_every or per_epoch)
+        costs = {"learning_rate": rate, "peak_memory_bytes": self.memory.peak(), "memory_kind": self.memory.kind}
+        return Trial(models, done, self._costs(models, recipe, done) | costs)
+
+    def _search(self, rates: Sequence[float]) -> Trial:
+        """One training per rate, and the best of them."""
+        search = Search(rates, self.steps, self.task, self.reporter, self._train, lambda: self._start()[0],
+                        lambda models: self._judge(models, self.examples["validation"])[1],
+                        self.folder / "search.safetensors")  # fmt: skip
+        best = search.run()
+        best.costs |= {"search": search.rows, "search_seconds": sum(row["seconds"] for row in search.rows)}
+        best.costs["first_step_seconds"] = None if search.first_step is None else search.first_step - self.began
+        return best
 
     def _steps(self, rows: int) -> int:
         training = self.spec.training
@@ -119,11 +128,11 @@ class Session:
             self.casting = lambda: torch.autocast(self.device.split(":")[0], torch.bfloat16)
         return chosen
 
-    def _rate(self) -> float:
-        rate = self.spec.training.learning_rate
-        if not isinstance(rate, float | int):
-            raise WorkbenchError(f"a run's learning rate must be resolved to a number; got {rate!r}.")
-        return float(rate)
+    def _rates(self) -> tuple[float, ...]:
+        given = self.spec.training.learning_rate
+        if isinstance(given, str):
+            raise WorkbenchError(f"a run's learning rate must be resolved to a number or a list of numbers; got {given!r}.")
+        return given if isinstance(given, tuple) else (float(given),)
 
     def _prepare(self, models: Models, rows: list[Example]) -> recipes.Recipe:
         """Apply the modifiers and build the recipe."""
@@ -131,7 +140,7 @@ class Session:
         stream = batching.forever(rows, self.spec.training.batch_size, self.spec.seed)
 
         def one_loss() -> torch.Tensor:
-            batch = models.task.collate(next(stream)).to(self.device)
+            batch = models.task.batch(next(stream)).to(self.device)
             return models.task.losses(evaluation.forward(models.host, batch), batch).mean()
 
         if self.spec.modifiers:
@@ -146,7 +155,7 @@ class Session:
                 raise Stopped(wish)
 
         size = 2 * self.spec.training.batch_size
-        return evaluation.evaluate(models.task, models.host, rows, size, self.device, self.casting, heed)
+        return evaluation.evaluate(models.task, models.host, rows, size, self.device, self.casting, heed, self.entries)
 
     def _costs(self, models: Models, recipe: recipes.Recipe, done: Outcome) -> dict[str, Any]:
         """The result's figures that follow from the models and the loop."""
@@ -174,7 +183,11 @@ class Session:
             else platform.processor() or "cpu",
             "threads": self.placed.threads,
             "neighbours": self.placed.neighbours,
-            "learning_rate": self._rate(),
+            "predicted": dict(self.spec.predicted),  # beside what was measured: the next plans learn from it
+            "load_seconds": self.load_seconds,
+            "search": None,
+            "search_seconds": None,
+            "notes": self.notes,
             "versions": {n: version(n) for n in ("torch", "transformers", "peft")},
         }
 
@@ -183,7 +196,7 @@ class Session:
         """Write adapter/ with the head, and inputs and fp32 logits of a few test rows."""
         self.reporter.emit(Phase("saving"))
         models.host.eval()
-        batch = models.task.collate(test[:REFERENCE_ROWS]).to(self.device)
+        batch = models.task.batch(test[:REFERENCE_ROWS]).to(self.device)
         logits = models.task.logits(evaluation.forward(models.host, batch), batch)
         reference = {f"input.{k}": v for k, v in batch.inputs.items()} | {f"fact.{k}": v for k, v in batch.facts.items()}
         heads = models.task.head(models.host)
@@ -193,10 +206,12 @@ class Session:
         meta = {
             **{name: getattr(spec, name) for name in ("run_id", "label", "preset", "recipe", "task")},
             "modifiers": list(spec.modifiers),
+            "init_from": spec.init_from and spec.init_from.sha256,
             "base": {**base, "model_type": models.host.config.model_type},
             "labels": list(splits.labels),
             "max_length": spec.training.max_length,
             "columns": splits.mapping,
+            "entries": list(self.entries),
             "head": list(heads),
             "metrics": costs["metrics"],
             "versions": costs["versions"],
@@ -212,6 +227,9 @@ class Session:
             "mem/peak_bytes": costs["peak_memory_bytes"],
             "perf/train_seconds": costs["train_seconds"],
             "perf/examples_per_second": costs["examples_per_second"],
+            "perf/search_seconds": costs["search_seconds"],
         }
         notes = {"mem/kind": costs["memory_kind"], "precision": costs["precision"], "device": costs["device"]} | costs["versions"]
+        notes["learning_rate"] = f"{costs['learning_rate']:g}"
+        notes |= {"notes": " ".join(self.notes)} if self.notes else {}
         self.reporter.emit(Measured({k: float(v) for k, v in figures.items() if v is not None}, notes))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from workbench.data.table import Table
-from workbench.tasks.contract import Batch, Classification, Example, build, pad
+from workbench.tasks.contract import Batch, Classification, Example, Seen, build, pad
 
 
 class TextClassification(Classification):
@@ -41,6 +41,23 @@ class TextClassification(Classification):
         coded = self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length, return_attention_mask=False)
         rows = zip(table.ids, coded["input_ids"], coded.get("token_type_ids") or [None] * len(texts), targets, strict=True)
         return [Example(i, len(ids), {"ids": ids, "types": types, "target": t}) for i, ids, types, t in rows]
+
+    def seen(self, table: Table) -> list[Seen]:
+        whole = self.tokenizer(table.column("text"), table.columns.get("text_pair"), return_attention_mask=False, verbose=False)
+        rows = zip(self.encode(table), whole["input_ids"], strict=True)
+        return [Seen(e.id, ids, [False] * len(ids), self._kept(ids, e.fields["ids"])) for e, ids in rows]
+
+    def _kept(self, whole: list[int], cut: list[int]) -> list[bool]:
+        """Which tokens the tokenizer left: it cuts at one side of each text, so the others follow each other in order."""
+        if len(whole) == len(cut):
+            return [True] * len(whole)
+        from_left = self.tokenizer.truncation_side == "left"
+        rest = iter(reversed(cut) if from_left else cut)
+        wanted, kept = next(rest, None), []
+        for token in reversed(whole) if from_left else whole:
+            kept.append(token == wanted)
+            wanted = next(rest, None) if kept[-1] else wanted
+        return kept[::-1] if from_left else kept
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         ids = [e.fields["ids"] for e in examples]

@@ -34,6 +34,9 @@ class ImageClassification(Classification):
     def head(self, host: nn.Module) -> tuple[str, ...]:
         return self._head
 
+    def sees(self) -> dict[str, Any]:
+        return self.pixels.facts()
+
     def encode(self, table: Table) -> list[Example]:
         rows = zip(table.ids, table.column("image"), self.targets(table), strict=True)
         return [Example(i, 1, {"image": image, "target": t}) for i, image, t in rows]
@@ -60,6 +63,12 @@ class Pixels:
         normalise = facts.get("do_normalize", True)
         self.mean = torch.tensor(facts.get("image_mean", [0.5]) if normalise else [0.0]).view(-1, 1, 1)
         self.std = torch.tensor(facts.get("image_std", [0.5]) if normalise else [1.0]).view(-1, 1, 1)
+
+    def facts(self) -> dict[str, Any]:
+        """Size, channels, factor, mean and standard deviation per channel: pixel -> (pixel x scale - mean) / std."""
+        mean, std = ([round(v, 6) for v in values.flatten().tolist()] for values in (self.mean, self.std))
+        size = {"width": self.side, "height": self.side, "channels": self.channels}
+        return {**size, "scale": self.scale, "mean": mean, "std": std}
 
     def __call__(self, image: Any) -> Tensor:
         """An image in any form that a data source gives, as (channels, side, side)."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-NESTED = ("metrics", "validation", "predicted")
+NESTED = ("metrics", "validation", "predicted", "fields")
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per run, with `metrics`, `validation` and `predicted` spread into columns such as `metrics.accuracy`.
+    """One row per run, with `metrics`, `validation`, `predicted` and `fields` spread into columns such as `metrics.accuracy`.
 
     Args:
         rows: the rows of `run --json`; null figures become NaN.

@@ -40,5 +40,5 @@ def _cost(rows: pd.DataFrame, name: str, better: str) -> np.ndarray:
         raise unknown("column", name, map(str, rows.columns))
     if better not in ("higher", "lower"):
         raise WorkbenchError(f"the better direction of {name} must be higher or lower; got {better!r}.")
-    values = pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=float)
+    values = np.asarray(pd.to_numeric(rows[name], errors="coerce"), dtype=float)
     return -values if better == "higher" else values

@@ -8,8 +8,12 @@ from workbench.core.types import Site
 MATRICES = ("linear", "conv1d", "conv2d")
 ADAM_BYTES = 8  # two fp32 moments
 FULL_BYTES = 4  # adapters, heads and their gradients are fp32
-PART, SIDE = 1.5, 10.0
-"""Numbers kept per input and output width of an adapted site, and per width that a network beside the base reads [measured]."""
+PART = 1.85
+"""Numbers kept per number that passes through a part: its input, its output and what lies between [measured]."""
+RMS = 0.6
+"""What a norm without a bias keeps beyond its input: it is written out in single operations [measured]."""
+SHARED_INPUT = {"attn.k": "attn.q", "attn.v": "attn.q", "ffn.gate": "ffn.up"}
+"""Roles that read what another one has already kept."""
 
 
 @dataclass(frozen=True)
@@ -19,14 +23,14 @@ class Reach:
     Attributes:
         lowest: block whose output is the lowest that needs a gradient; -1 = down to the embedding, None = the base needs none.
         trained: paths of base modules whose own weights train.
-        adapted: the sites that carry a part.
-        taps: widths of the block outputs that a network beside the base reads.
+        numbers: numbers per position that pass through the parts.
+        virtual: tokens that the parts put before every example.
     """
 
     lowest: int | None
     trained: frozenset[str]
-    adapted: tuple[Site, ...] = ()
-    taps: tuple[int, ...] = ()
+    numbers: float = 0.0
+    virtual: int = 0
 
     def includes(self, site: Site) -> bool:
         """Whether gradients flow through this site."""
@@ -46,9 +50,19 @@ def rows_of(site: Site) -> int:
     return weight[1] if site.kind == "conv1d" else weight[0]
 
 
+def matrix_size(sites: Sequence[Site]) -> int:
+    """Weights of every matrix inside the blocks."""
+    return sum(rows_of(s) * s.d_in for s in unique(sites) if s.kind in MATRICES and s.depth >= 0)
+
+
+def width(sites: Sequence[Site]) -> int:
+    """Width of the residual stream."""
+    return max((s.d_out for s in sites if s.role == "block.out"), default=0)
+
+
 def forward_flops(sites: Sequence[Site]) -> float:
     """Operations per position of one forward pass: two per weight of every matrix inside the blocks."""
-    return sum(2.0 * rows_of(s) * s.d_in for s in unique(sites) if s.kind in MATRICES and s.depth >= 0)
+    return 2.0 * matrix_size(sites)
 
 
 def attention_flops(sites: Sequence[Site], length: float) -> float:
@@ -66,23 +80,42 @@ def backward_flops(sites: Sequence[Site], reach: Reach, length: float) -> float:
     return through + own + 2 * attention
 
 
-def activation_floats(sites: Sequence[Site], reach: Reach, dropout: float, scores: int) -> float:
-    """Numbers per position kept for the backward pass.
+def kept_floats(sites: Sequence[Site], reach: Reach, masks: float, scores: float) -> float:
+    """Numbers per position kept for the backward pass, wherever gradients flow.
 
-    Outputs of matrices and inputs of norms wherever gradients flow, and what the parts keep of their own input and output.
+    A frozen matrix keeps nothing; what reads its output does. Attention keeps queries, keys, values and its result, a gated
+    feed-forward also the activated gate, a norm its input, and a matrix that trains its own input.
 
     Args:
         sites: all sites of the host.
         reach: how far gradients flow.
-        dropout: numbers kept per dropped number: 1 where masks are floats, 1/4 where they are bytes, 0 without dropout.
+        masks: numbers kept per dropped number: 1 where masks are floats, 1/4 where they are bytes, 0 without dropout.
         scores: numbers that a block's attention keeps per position (heads x length x copies), 0 for fused attention.
     """
     kept = [s for s in unique(sites) if s.depth >= 0 and reach.includes(s)]
-    outputs = sum(rows_of(s) for s in kept if s.kind in MATRICES)
-    norms = sum(s.d_out for s in kept if s.role == "norms")
+    matrices = sum(_matrix_floats(s) for s in kept if s.kind in MATRICES)
+    norms = sum(s.d_out * (1 + masks + (0 if s.bias else RMS)) for s in kept if s.role == "norms")
+    inputs = {(s.depth, SHARED_INPUT.get(s.role, s.role)): s.d_in for s in kept if s.path in reach.trained and s.kind in MATRICES}
     blocks = len({s.depth for s in kept})
-    parts = sum(PART * (s.d_in + s.d_out) for s in reach.adapted)
-    return outputs + (2 + dropout) * norms + blocks * scores + parts + SIDE * sum(reach.taps)
+    return matrices + norms + sum(inputs.values()) + blocks * scores + PART * reach.numbers
+
+
+def _matrix_floats(site: Site) -> int:
+    """Numbers that are kept on account of one matrix."""
+    wide = rows_of(site)
+    return {"attn.out": site.d_in, "ffn.down": 0, "ffn.gate": 2 * wide}.get(site.role, wide)
+
+
+def dropped_floats(sites: Sequence[Site], hidden: bool, scores: float) -> float:
+    """Numbers per position for which a training pass draws whether to drop them.
+
+    Args:
+        sites: all sites of the host.
+        hidden: whether sublayer outputs are dropped.
+        scores: attention scores of a block per position (heads x length) if they are dropped, else 0.
+    """
+    blocks = {s.depth: s.d_out for s in sites if s.role == "block.out"}
+    return sum(blocks.values()) * 2 * hidden + len(blocks) * scores
 
 
 def passing_floats(sites: Sequence[Site]) -> float:

@@ -1,6 +1,7 @@
 """Which sites a method takes and how many scalars it trains there; exact, on a host of the meta device."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from workbench import backbones
 from workbench.core.types import Placement, Site
 from workbench.kernel import registry
 from workbench.kernel.adapter import Adapter
-from workbench.kernel.contract import Method, SelectPart
+from workbench.kernel.contract import Method, SelectPart, TokenPart
 from workbench.kernel.host import Adapters
 from workbench.plan.values import Entry
 
@@ -56,6 +57,19 @@ def dense_shapes(adapters: Adapters, entry: Entry) -> dict[str, tuple[int, ...]]
         adapters.detach("planned")
 
 
+def virtual(adapters: Adapters, entry: Entry) -> tuple[int, int]:
+    """(tokens that the entry's parts put before every example, keys and values per position that they have copied)."""
+    adapter = on_meta(adapters, entry)
+    nothing: MappingProxyType[str, object] = MappingProxyType({})
+    try:
+        parts = [p for _, p in adapter.named_parts() if isinstance(p, TokenPart)]
+        tokens = sum(len(p.tokens(nothing)) for p in parts if p.where == "input")
+        deep = [t for p in parts if p.where == "layers" for t in p.keys_values(nothing)]
+        return tokens, sum(t.numel() // t.shape[1] for t in deep)
+    finally:
+        adapters.detach("planned")
+
+
 def size(params: Iterable[nn.Parameter]) -> int:
     """Scalars in all."""
     return sum(p.numel() for p in params)
@@ -74,3 +88,8 @@ def base_size(host: nn.Module, head: tuple[str, ...]) -> int:
 def matrices(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """How many of the tensors have at least two dimensions."""
     return sum(len(shape) > 1 for shape in shapes.values())
+
+
+def weight_bytes(host: nn.Module) -> int:
+    """Bytes of the host's own weights in the dtype they are loaded in."""
+    return sum(p.numel() * p.element_size() for n, p in host.named_parameters() if not n.startswith("workbench."))

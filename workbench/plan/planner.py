@@ -1,30 +1,18 @@
 """One method on one base: sites, scalars, bytes, seconds and what stands in the way. Nothing is allocated."""
 
-import math
-from typing import Any
+from dataclasses import replace
 
 from torch import nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.spec import TrainingSpec
-from workbench.core.types import Site
+from workbench.core.types import Placement, Site
 from workbench.kernel import registry
 from workbench.kernel.contract import Method, SidePart
 from workbench.kernel.host import Adapters, adapters_of
-from workbench.plan import cost, counting
-from workbench.plan.probe import gemm_flops
+from workbench.plan import cost, counting, figures
 from workbench.plan.values import Entry, Machine, Plan, Workload
 
-UTILISATION = {("cpu", "fp32"): 0.58, ("cpu", "bf16"): 0.40, ("cuda", "fp32"): 0.35, ("cuda", "bf16"): 0.25}
-"""Share of the bare matrix speed that a whole step reaches."""
-BLOCK_SECONDS = {"cpu": 4e-4, "cuda": 6e-4}
-"""Fixed cost of one block in one step (launches, small operations); bounds tiny models."""
-CPU_FLOOR = 80_000_000
-"""What the first training step adds to a process besides tensors: code pages and buffers of the matrix library."""
-SLACK = 1.15
-"""Fragmentation and short-lived copies on top of the tensors that are kept."""
-WIDTH = {"fp32": 4, "bf16": 3}
-"""Mean bytes of a kept number: autocast keeps norms and softmax in fp32."""
 ABOVE = ("model.out", "head.in", "head")
 """Roles outside the blocks that lie above all of them."""
 
@@ -45,6 +33,21 @@ def plan_method(
     Returns:
         The plan; with `problems`, the counts that could still be made and no figures.
     """
+    plan = count_method(host, head, entry, work)
+    if plan.problems:
+        return plan
+    adapters = adapters_of(host, head)
+    reach = _reach(adapters, registry.methods()[entry.key], entry, plan.sites)
+    memory = figures.memory(adapters, plan, reach, training, work, machine)
+    steps, seconds = figures.seconds(adapters, plan, reach, training, work, machine)
+    for other, its_head in entry.others:
+        more, longer = figures.beside(adapters_of(other, its_head), training, work, machine, steps)
+        memory, seconds = {**memory, "other_models": memory.get("other_models", 0) + more}, round(seconds + longer, 3)
+    return replace(plan, memory=memory, peak_memory_bytes=sum(memory.values()), steps=steps, train_seconds=seconds)
+
+
+def count_method(host: nn.Module, head: tuple[str, ...], entry: Entry, work: Workload) -> Plan:
+    """The part of a plan that is exact: sites, counts and problems; arguments as for `plan_method`."""
     adapters = adapters_of(host, head)
     known = {"head_params": counting.head_size(host, head), "base_params": counting.base_size(host, head)}
     method = registry.methods()[entry.key]
@@ -57,31 +60,30 @@ def plan_method(
         counted = _counted(adapters, method, entry, list(sites), base)
     except WorkbenchError as error:
         return Plan(problems=(str(error),), **known)
-    plan = Plan(sites=sites, problems=tuple(problems), **known, **counted)
-    if problems:
-        return plan
-    reach = _reach(adapters, method, entry, sites, base)
-    figures = {
-        "peak_memory_bytes": _memory(adapters, plan, reach, training, work, machine),
-        "train_seconds": _seconds(adapters, plan, reach, training, work, machine),
-    }
-    return Plan(sites=sites, **known, **counted, **figures)
+    return Plan(sites=sites, problems=tuple(problems), **known, **counted)
 
 
 def _problems(adapters: Adapters, method: type[Method], entry: Entry, sites: list[Site], work: Workload) -> list[str]:
-    needed = {n for cls in (method, *(c for c, _ in registry.part_classes(method, entry.cfg))) for n in cls.needs}
     found = [
-        f"{entry.key} needs {key!r} from every batch, which this task does not provide; choose another task or method."
-        for key in sorted(needed - set(work.provides))
+        f"{entry.key} needs the data entry of every row ('task'), and there is only one; give several or choose another method."
+        if key == "task"
+        else f"{entry.key} needs {key!r} from every batch, which this task does not provide; choose another task or method."
+        for key in sorted(registry.needs(method, entry.cfg) - set(work.provides))
     ]
-    rank, narrow = getattr(entry.cfg, "rank", None), min((min(s.shape) for s in sites), default=0)
-    if isinstance(rank, int) and rank > narrow:
-        found.append(
-            f"rank of {entry.key} must be at most {narrow}, the narrowest side of its sites on this base model; got {rank}."
-        )
     recipe, cfg = entry.recipe
     chosen = counting.trained_base(adapters, method, entry.cfg, sites)
-    return found + [p for p in (method.problem(entry.cfg, sites), recipe.problem(cfg, entry.key, bool(chosen))) if p]
+    other = recipe.problem(cfg, entry.key, bool(chosen))
+    return [*found, *misfits(entry.key, entry.cfg, sites), *([other] if other else [])]
+
+
+def misfits(key: str, cfg: Placement, sites: list[Site]) -> list[str]:
+    """Why a method's Config does not fit its sites, in sentences."""
+    rank, narrow = getattr(cfg, "rank", None), min((min(s.shape) for s in sites), default=0)
+    found = []
+    if isinstance(rank, int) and rank > narrow:
+        found.append(f"rank of {key} must be at most {narrow}, the narrowest side of its sites on this base model; got {rank}.")
+    own = registry.methods()[key].problem(cfg, sites)
+    return [*found, own] if own else found
 
 
 def _counted(
@@ -103,10 +105,9 @@ def _counted(
     return {"new_params": new, "base_trained_params": kept - new, "peak_trainable_params": dense + chosen}
 
 
-def _reach(
-    adapters: Adapters, method: type[Method], entry: Entry, sites: tuple[Site, ...], base: dict[str, nn.Parameter]
-) -> cost.Reach:
+def _reach(adapters: Adapters, method: type[Method], entry: Entry, sites: tuple[Site, ...]) -> cost.Reach:
     """How far the backward pass goes: down to the lowest block that is edited or has a tensor that trains."""
+    base = counting.trained_base(adapters, method, entry.cfg, list(sites))
     parts = [cls for cls, _ in registry.part_classes(method, entry.cfg)]
     beside = bool(parts) and all(issubclass(cls, SidePart) for cls in parts)
     owners = {path.rpartition(".")[0] for path in base}
@@ -114,62 +115,11 @@ def _reach(
     touched = [s for s in adapters.sites if s.path in owners] + list(carried)
     lowest = min((s.depth for s in touched if s.role not in ABOVE), default=None)
     trained = frozenset(path.rpartition(".")[0] for path, p in base.items() if p.dim() > 1)
-    taps = tuple(s.d_out for s in adapters.sites if beside and s.role in {cls.reads for cls in parts})  # type: ignore[attr-defined]
-    return cost.Reach(lowest, trained, tuple(s for s in carried if s.role not in ("model.in", *ABOVE)), taps)
-
-
-def _steps(training: TrainingSpec, work: Workload) -> int:
-    per_epoch = math.ceil(math.ceil(work.rows / training.batch_size) / training.gradient_accumulation)
-    steps = max(1, round(per_epoch * training.epochs))
-    return min(steps, training.max_steps) if training.max_steps else steps
-
-
-def _memory(adapters: Adapters, plan: Plan, reach: cost.Reach, training: TrainingSpec, work: Workload, machine: Machine) -> int:
-    config, on_cpu = adapters.host.config, machine.device == "cpu"
-    trains = plan.peak_trainable_params + plan.head_params
-    positions = min(training.batch_size, work.rows) * work.longest
-    dropped, heads = _rate(config, HIDDEN_DROPOUT), _heads(config)
-    copies = (3 if _rate(config, ATTENTION_DROPOUT) else 0) if on_cpu else 0  # fused attention keeps no scores
-    dropout = (1.0 if on_cpu else 0.25) if dropped else 0.0
-    kept = cost.activation_floats(adapters.sites, reach, dropout, copies * heads * work.longest) * WIDTH[machine.precision]
-    passing = (cost.passing_floats(adapters.sites) + 2 * heads * work.longest * on_cpu) * 4
-    outputs = _output_width(adapters) * 4 * 3  # logits, their softmax and its gradient
-    tensors = trains * (cost.FULL_BYTES + cost.ADAM_BYTES) + positions * (kept + passing + outputs)
-    if on_cpu:
-        return int(CPU_FLOOR + SLACK * tensors)
-    return int(_weight_bytes(adapters.host) + plan.peak_trainable_params * cost.FULL_BYTES + SLACK * tensors)
-
-
-def _seconds(
-    adapters: Adapters, plan: Plan, reach: cost.Reach, training: TrainingSpec, work: Workload, machine: Machine
-) -> float:
-    sites = adapters.sites
-    forward = cost.forward_flops(sites) + cost.attention_flops(sites, work.tokens)
-    token = forward + cost.backward_flops(sites, reach, work.tokens) + 6.0 * plan.new_params
-    steps = _steps(training, work)
-    examples = min(training.batch_size, work.rows) * training.gradient_accumulation
-    blocks = adapters.n_blocks * training.gradient_accumulation
-    step = examples * work.tokens * token / (gemm_flops(machine) * UTILISATION[machine.device, machine.precision])
-    return round(steps * (step + blocks * BLOCK_SECONDS[machine.device]), 3)
-
-
-HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "resid_pdrop")
-ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
-
-
-def _rate(config: Any, names: tuple[str, ...]) -> float:
-    return next((float(getattr(config, n)) for n in names if isinstance(getattr(config, n, None), float | int)), 0.0)
-
-
-def _heads(config: Any) -> int:
-    return int(next((getattr(config, n) for n in ("num_attention_heads", "n_heads", "n_head") if getattr(config, n, None)), 1))
-
-
-def _output_width(adapters: Adapters) -> int:
-    """Numbers per position that a language model's output layer makes; 0 where one label is predicted per example."""
-    found = getattr(adapters.host, "get_output_embeddings", lambda: None)()
-    return 0 if found is None else int(found.weight.shape[0])
-
-
-def _weight_bytes(host: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for n, p in host.named_parameters() if not n.startswith("workbench."))
+    adapted = [s for s in carried if s.role not in ("model.in", *ABOVE)]
+    if method.kind == "weight":
+        return cost.Reach(lowest, trained, sum(s.d_in + s.d_out for s in adapted))
+    rows = sum(shape[0] for shape in counting.dense_shapes(adapters, entry).values() if len(shape) > 1)
+    times = sum(s.role in {cls.reads for cls in parts} for s in adapters.sites) if beside else 1  # type: ignore[attr-defined]
+    within = rows * times if beside or adapted else 0
+    tokens, copied = counting.virtual(adapters, entry)
+    return cost.Reach(lowest, trained, sum(s.d_in for s in adapted) + within + copied, tokens)

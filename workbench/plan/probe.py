@@ -2,13 +2,14 @@
 
 import json
 import os
-from dataclasses import replace
+import time
+from pathlib import Path
 
 import torch
 
 from workbench.core.paths import cache
 from workbench.evaluate.measure import faster_precision, gemm_seconds
-from workbench.plan.values import Machine
+from workbench.plan.values import Machine, Room
 
 PRODUCT = 2 * 512 * 384 * 1536  # operations of the product that `gemm_seconds` times
 _best: dict[str, float] = {}
@@ -34,19 +35,43 @@ def gemm_flops(machine: Machine) -> float:
             known = json.loads(path.read_text())
         except (OSError, ValueError):
             known = {}
-        alone = replace(machine, threads=1)  # on a busy machine several threads wait for each other and look slower than one
-        _best[key] = max(known.get(key, 0.0), _measured(machine), _measured(alone))
+        _best[key] = max(known.get(key, 0.0), *(_measured(machine, threads) for threads in {1, machine.threads}))
         work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         work.write_text(json.dumps({**known, key: _best[key]}, indent=1))
         work.replace(path)
     return _best[key]
 
 
-def _measured(machine: Machine) -> float:
+def _measured(machine: Machine, threads: int) -> float:
+    """The same, now. One thread is timed by its own clock, which stands still while a neighbour has the core."""
     before = torch.get_num_threads()
-    torch.set_num_threads(machine.threads)
+    torch.set_num_threads(threads)
     try:
         dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
-        return PRODUCT / gemm_seconds(dtype, machine.device)
+        alone = threads == 1 and machine.device == "cpu"
+        return PRODUCT / gemm_seconds(dtype, machine.device, clock=time.thread_time if alone else time.perf_counter)
     finally:
         torch.set_num_threads(before)
+
+
+def room(device: str) -> Room:
+    """Free and total memory of a device, now; of the first GPU that this process may see, or of the processor's machine."""
+    if device == "cuda":
+        free, total = torch.cuda.mem_get_info(0)
+        return Room(int(free), int(total))
+    import psutil
+
+    memory = psutil.virtual_memory()
+    limit, used = _container()
+    total = int(min(memory.total, limit))
+    return Room(max(0, min(memory.available, total - used)), total)
+
+
+def _container(folder: Path = Path("/sys/fs/cgroup")) -> tuple[float, int]:
+    """(memory limit, memory in use that cannot be given back) of the container this runs in; no limit without one."""
+    try:
+        limit, used = int((folder / "memory.max").read_text()), int((folder / "memory.current").read_text())
+        lines = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return float("inf"), 0
+    return limit, max(0, used - int(lines.get("inactive_file", 0)))

@@ -1,10 +1,15 @@
 """What a plan is made from and what it says. Plain values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 from workbench import recipes
 from workbench.core.types import Placement, Site
+
+FORMULA = 2
+"""Number of the formulas behind memory and seconds: raised with them, so that no factor is learnt from others."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,7 @@ class Entry:
         cfg: the method's whole Config.
         modifiers: (class, its Config) in order.
         recipe: (class, its Config).
+        others: the frozen models that the recipe asks at every step, as shapes: (host, module paths of its head).
     """
 
     label: str
@@ -24,6 +30,7 @@ class Entry:
     cfg: Placement
     modifiers: tuple[tuple[Any, Any], ...] = ()
     recipe: tuple[Any, Any] = field(default_factory=lambda: recipes.configure(None))
+    others: tuple[tuple[Any, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,14 @@ class Workload:
         tokens: mean number of positions of an example after cutting.
         longest: positions of the longest example after cutting.
         provides: context keys that the batches carry.
+        judged: rows of the validation split, which is judged in batches twice as large.
     """
 
     rows: int
     tokens: float
     longest: int
     provides: tuple[str, ...] = ("mask",)
+    judged: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,14 @@ class Machine:
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory of a device in bytes, None where it cannot be told."""
+
+    free: int | None = None
+    total: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,9 @@ class Plan:
         head_params, base_params: sizes of the task's head and of the base without it.
         peak_memory_bytes: CUDA memory allocated, or on a processor the growth of the process over the loaded model.
         train_seconds: time of the training loop; both figures are None where a problem leaves nothing to predict.
+        memory: what holds the bytes of `peak_memory_bytes`.
+        steps: optimizer steps of the run.
+        memory_factor, seconds_factor: what earlier runs teach to multiply the two figures by.
         problems: complete sentences; any of them blocks the launch.
     """
 
@@ -75,6 +95,10 @@ class Plan:
     base_params: int = 0
     peak_memory_bytes: int | None = None
     train_seconds: float | None = None
+    memory: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    steps: int | None = None
+    memory_factor: float = 1.0
+    seconds_factor: float = 1.0
     problems: tuple[str, ...] = ()
 
     @property
@@ -87,13 +111,29 @@ class Plan:
         """Base, new adapter tensors and head."""
         return self.base_params + self.new_params + self.head_params
 
-    def predicted(self) -> dict[str, float | None]:
-        """The three figures that are compared with the run afterwards."""
+    def seconds_per_step(self) -> float | None:
+        """Predicted seconds of one optimizer step."""
+        told = self.predicted()["train_seconds"]
+        return None if told is None or not self.steps else told / self.steps
+
+    def raw(self) -> dict[str, float | None]:
+        """The three figures as the formulas give them."""
         return {
             "trainable_params": None if self.problems else self.trainable_params,
             "peak_memory_bytes": self.peak_memory_bytes,
             "train_seconds": self.train_seconds,
         }
+
+    def predicted(self) -> dict[str, float | None]:
+        """The three figures that are shown and compared with the run afterwards: those of `raw`, times the factors."""
+        memory = None if self.peak_memory_bytes is None else round(self.peak_memory_bytes * self.memory_factor)
+        seconds = None if self.train_seconds is None else round(self.train_seconds * self.seconds_factor, 3)
+        return {**self.raw(), "peak_memory_bytes": memory, "train_seconds": seconds}
+
+    def remembered(self) -> dict[str, float | None]:
+        """What a run keeps of its plan: `predicted`, and what the next calibration needs of it."""
+        raw = {f"raw_{name}": value for name, value in self.raw().items() if name != "trainable_params"}
+        return {**self.predicted(), **raw, "steps": self.steps, "formula": FORMULA}
 
     def roles(self) -> dict[str, int]:
         """Role -> number of sites."""

@@ -22,6 +22,7 @@ pages = {
     ],
     "Library": [
         st.Page("pages/adapters.py", title="Adapters", icon=":material/extension:", url_path="adapters"),
+        st.Page("pages/playground.py", title="Playground", icon=":material/science:", url_path="playground"),
         st.Page("pages/methods.py", title="Methods", icon=":material/menu_book:", url_path="methods"),
     ],
 }

@@ -13,6 +13,7 @@ with notices.shown():
     if known:
         one = sharing.pick(known)
         sharing.facts(one)
+        notices.link("playground", "Try it in the Playground", ":material/science:", adapter=one["reference"])
     else:
         notices.empty("There are no adapters yet; each finished run leaves one.", "build", "Build an experiment")
     export, predict, combine, take_in, every = st.tabs(["Export", "Predict", "Combine", "Import", "All adapters"])

@@ -1,4 +1,4 @@
-"""Compare: one or several experiments as a table and four charts."""
+"""Compare: experiments or chosen runs, as sections from the overview to single mistakes; the URL holds every choice."""
 
 import streamlit as st
 
@@ -6,8 +6,9 @@ from workbench.ui import comparing, notices
 from workbench.ui.boot import boot
 
 boot("Compare")
-st.title("Compare", anchor=False)
+top = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
+top.title("Compare", anchor=False, width="content")
 with notices.shown():
-    chosen = comparing.pick()
-    if chosen:
-        comparing.draw(chosen)
+    experiments, runs = comparing.pick()
+    if experiments:
+        comparing.draw(experiments, runs, top)

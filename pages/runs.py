@@ -8,5 +8,4 @@ from workbench.ui.boot import boot
 boot("Runs")
 st.title("Runs", anchor=False)
 with notices.shown():
-    experiment = queueing.filters()
-    queueing.live(experiment)
+    queueing.live(queueing.filters())

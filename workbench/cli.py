@@ -25,6 +25,7 @@ QUIET = MappingProxyType(
 HELP = MappingProxyType(
     {
         "methods": "list the methods and presets",
+        "data": "examine the data of a spec: columns, findings, what max_length cuts",
         "plan": "predict parameters, memory and time of a spec",
         "run": "queue a spec, wait, and print the comparison; Ctrl-C leaves the runs going",
         "submit": "queue a spec",
@@ -43,6 +44,8 @@ HELP = MappingProxyType(
         "import": "take in a peft or workbench adapter folder",
         "operate": "make an adapter from adapters",
         "operations": "list the operations on adapters",
+        "analyses": "list the analyses of runs",
+        "analyse": "look closer at runs; see `analyses`",
         "papers": "list the papers",
         "paper": "run a paper's recipe",
         "bench": "run a benchmark",
@@ -50,13 +53,14 @@ HELP = MappingProxyType(
 )
 TAKES = MappingProxyType(
     {
-        **dict.fromkeys(("plan", "run", "submit"), ("spec",)),
+        **dict.fromkeys(("data", "plan", "run", "submit"), ("spec",)),
         **dict.fromkeys(("cancel", "pause", "resume", "retry", "delete", "logs"), ("job",)),
         "predict": ("run", "file"),
         "export": ("run",),
         "verify": ("folder",),
         "import": ("folder",),
         "operate": ("operation",),
+        "analyse": ("analysis",),
         "paper": ("key",),
         "bench": ("name",),
     }
@@ -79,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         for argument in TAKES.get(name, ()):
             one.add_argument(argument)
         one.add_argument("--json", action="store_true", help="print only JSON on stdout")
+    made["plan"].add_argument(
+        "--dry-run", nargs="?", const="", metavar="LABEL", help="train a few real steps of this entry, or of each, and measure"
+    )
+    match = made["plan"].add_mutually_exclusive_group()
+    match.add_argument("--match-parameters", metavar="LABEL|N", help="give every method as many trainable parameters")
+    match.add_argument("--match-seconds", metavar="LABEL", help="give every method the same predicted training time")
     made["jobs"].add_argument("experiment", nargs="?")
     made["daemon"].add_argument("action", choices=("start", "stop", "status"))
     made["compare"].add_argument("experiment", nargs="+")
@@ -89,7 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     made["export"].add_argument("--max-error", type=float, metavar="X", help="fail a `lora` export above this error")
     made["import"].add_argument("--name", required=True)
     made["operate"].add_argument("run", nargs="+")
-    made["operate"].add_argument("--set", action="append", default=[], metavar="K=V")
+    for name in ("operate", "analyse"):
+        made[name].add_argument("--set", action="append", default=[], metavar="K=V")
+    made["analyse"].add_argument("run", nargs="*")
+    made["analyse"].add_argument("--name")
     made["operate"].add_argument("--name", required=True)
     return top
 

@@ -203,7 +203,6 @@ def test_export_and_operate_wait_for_their_job(wb, monkeypatch, state, expected)
         ("resume", "1"),
         ("paper", "soka"),
         ("bench", "x"),
-        ("compare", "mine", "--html", "x.html"),
     ],
 )
 def test_what_is_not_built_yet_says_so(wb, runs, words):

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 from tests.pages import planting
 from workbench.core import paths
 from workbench.jobs import client
-from workbench.services import catalogue, data, plans
+from workbench.services import catalogue, data, plans, playing
 from workbench.ui import boot
 
 
@@ -43,9 +43,12 @@ def jobs(home):
 
 @pytest.fixture
 def answers(home, monkeypatch):
-    """Plan and preview answered at the services' seam."""
+    """Plan, preview and playground answered at the services' seam."""
     monkeypatch.setattr(plans, "ask", planting.plan_of)
     monkeypatch.setattr(data, "ask", planting.preview_of)
+    monkeypatch.setattr(data, "ask_tokens", planting.tokens_of)
+    monkeypatch.setattr(playing, "ask_examples", planting.examples_of)
+    monkeypatch.setattr(playing, "ask_play", planting.answer_of)
 
 
 @pytest.fixture

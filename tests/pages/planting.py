@@ -127,8 +127,10 @@ def plan_of(spec) -> dict:
         {
             "label": entry if isinstance(entry, str) else entry["method"],
             "trainable_params": 73_728,
+            "share_of_base": 0.00325,
             "sites": 12,
             "learning_rate": 2e-3,
+            "search": None,
             "predicted": {"trainable_params": 73_728, "peak_memory_bytes": 2e8, "train_seconds": 30.0},
             "problems": [],
         }
@@ -139,6 +141,9 @@ def plan_of(spec) -> dict:
         "rows": {"train": 1000, "validation": 100, "test": 200},
         "notes": [],
         "problems": [],
+        "warnings": [],
+        "device": {"kind": "cpu", "threads": 2, "precision": "fp32", "free_bytes": 8e9, "total_bytes": 16e9},
+        "calibration": {"sentence": "Not calibrated yet."},
         "methods": methods,
     }
 
@@ -155,4 +160,56 @@ def preview_of(source, task, rows=8) -> dict:
         "labels": list(LABELS),
         "notes": ["2 duplicate rows were dropped"],
         "problem": None,
-    }
+        "reasons": {"text": '"review" has the longest texts'},
+        "proposed": {},
+        "doctor": [
+            {
+                "severity": "warning", "what": "conflict", "count": 2, "share": 0.02,
+                "sentence": "2 rows have the same text and different labels.",
+                "examples": [{"id": 7, "split": "train", "text": "<b>so-so</b>"}],
+            }
+        ],
+    }  # fmt: skip
+
+
+def tokens_of(source, task, model, max_length, rows=5) -> dict:
+    """What `data.ask_tokens` would answer: one row, its last token cut."""
+    piece = {"token_id": 7, "special": False, "loss": False, "cut": False}
+    pieces = [{**piece, "text": "[CLS]", "special": True}, {**piece, "text": "<i>fine"}, {**piece, "text": "grim", "cut": True}]
+    return {
+        "rows": [{"id": 3, "split": "train", "pieces": pieces, "length": 3, "truncated": True, "hidden": 0}],
+        "truncation": {
+            "share": 0.25,
+            "n": 84,
+            "of": 84,
+            "longest": 300,
+            "p50": 20,
+            "p95": 90,
+            "p99": 200,
+            "at_max_length": max_length,
+        },
+        "suggestion": {"max_length": 200, "share": 0.008, "sentence": "max_length 200 would cut 0.8 % of the rows."},
+        "limit": 512,
+        "scores": "label",
+        "image": None,
+    }  # fmt: skip
+
+
+def examples_of(reference) -> list:
+    """What `playing.ask_examples` would answer: seven rows."""
+    return [{"id": n, "inputs": {"text": f"fine and warm {n}"}, "answer": "good", "picture": ""} for n in range(7)]
+
+
+def answer_of(references, inputs, settings) -> dict:
+    """What `playing.ask_play` would answer: the first adapter is head only, the last one is of another opinion."""
+    columns = [column("base", shows=references[0])]
+    columns += [column(one, good=0.8 if one != references[-1] else 0.1) for one in references]
+    return {"columns": columns, "note": "Latency: measured nowhere."}
+
+
+def column(reference, good=0.8, **more) -> dict:
+    """One answer of the playground."""
+    chances = sorted([{"label": "good", "p": good}, {"label": "bad", "p": 1 - good}], key=lambda one: -one["p"])
+    found = {"reference": reference, "label": reference.partition("-")[0], "method": None, "shows": None, "output": None}
+    found |= {"prediction": chances[0]["label"], "probabilities": chances, "latency_ms": 12.345, "latency_runs": 5}
+    return {**found, "tokens": None, "cut": 0, "problem": None, **more}

@@ -10,7 +10,7 @@ from workbench.jobs import client, engine
 from workbench.services import adapters, data, experiments, plans, queue
 from workbench.ui import boot
 
-PAGES = ("build", "runs", "run", "compare", "adapters", "methods")
+PAGES = ("build", "runs", "run", "compare", "adapters", "playground", "methods")
 TITLES = {"build": "Build an experiment"}
 
 
@@ -232,32 +232,6 @@ def test_run_follows_a_live_run_and_refuses_an_unknown_one(jobs, cold):
     assert not at.exception
     assert at.metric[0].value == "–"
     assert told(cold("run", run="nobody"))[0].startswith("No job is called 'nobody'")
-
-
-def test_compare_has_table_charts_and_csv(jobs, cold):
-    at = cold("compare", experiment=planting.EXPERIMENT)
-    assert not at.exception
-    table = at.dataframe[0].value
-    assert list(table["Method"]) == ["head_only", "lora"]
-    assert list(table["Runs"]) == ["2 of 2", "2 of 5"]
-    assert list(table["Accuracy"]) == pytest.approx([0.61, 0.81])
-    assert len(at.get("plotly_chart")) == 4
-    assert any("1 of 7 runs did not finish" in one.value for one in at.info)
-    assert len(at.get("download_button")) == 1
-
-
-def test_compare_says_when_one_seed_is_all_there_is(home, cold):
-    from workbench.core.paths import jobs_db
-    from workbench.jobs.store import Store
-
-    with Store(jobs_db()) as store:
-        planting.plant_run(store, "lora-s0-eeee0000", "lora", 0)
-    at = cold("compare")
-    assert any(one.value.startswith("One seed, no interval") for one in at.info)
-
-
-def test_compare_refuses_an_unknown_experiment(jobs, cold):
-    assert told(cold("compare", experiment="frist"))[0].startswith("No experiment is called 'frist'; closest: first")
 
 
 def test_adapters_export_is_queued_and_past_ones_are_shown(jobs, cold, monkeypatch):

@@ -21,8 +21,10 @@ def test_the_ui_process_never_imports_anything_heavy(jobs):
 import sys
 from streamlit.testing.v1 import AppTest
 from workbench.ui import boot
+from workbench.services import playing
 boot.waking.nudge = lambda: None
-for page in ("runs", "run", "compare", "adapters", "methods"):
+playing.ask_examples = lambda reference: []
+for page in ("runs", "run", "compare", "adapters", "playground", "methods"):
     at = AppTest.from_file("pages/" + page + ".py", default_timeout=60).run()
     assert not at.exception, (page, at.exception)
     assert at.title, page

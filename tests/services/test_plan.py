@@ -54,8 +54,9 @@ def test_parameters_are_exact(name, family):
     assert plan.base_trained_params == adapter.base_params()
     assert plan.head_params == head
     assert plan.total_params == size + adapter.new_params()
-    assert plan.peak_memory_bytes > 0
-    assert plan.train_seconds > 0
+    assert plan.peak_memory_bytes == sum(plan.memory.values()) > 0
+    trains = plan.peak_trainable_params + head > 0  # a language model without a head has nothing to train in `head_only`
+    assert (plan.train_seconds > 0, plan.steps > 0) == (trains, trains)
 
 
 def test_a_modifier_is_counted_as_it_trains():
@@ -125,14 +126,36 @@ def test_costs_are_ordered_as_the_work_is(encoder):
 
 @pytest.mark.parametrize(
     ("name", "precision", "megabytes"),
-    [("head_only", "fp32", 140), ("lora", "fp32", 859), ("lora", "bf16", 664), ("full", "fp32", 1029), ("bitfit", "fp32", 727)],
+    [("head_only", "fp32", 175), ("lora", "fp32", 896), ("lora", "bf16", 664), ("full", "fp32", 1066), ("bitfit", "fp32", 763)],
 )
 def test_memory_agrees_with_what_was_measured(encoder, name, precision, megabytes):
     """Batches of 16 x 128 tokens on this encoder, peak over the loaded model, measured in processes of their own."""
     key, cls, _ = registry.find(name)
-    work, machine = Workload(200, 128.0, 128, ("mask",)), Machine("cpu", 1, precision)
+    work, machine = Workload(200, 128.0, 128, ("mask",), 20), Machine("cpu", 1, precision)
     plan = plan_method(*encoder, Entry(name, key, cls.Config()), TrainingSpec(), work, machine)
     assert plan.peak_memory_bytes / 1e6 == pytest.approx(megabytes, rel=0.15)
+
+
+def test_virtual_tokens_lengthen_every_example(encoder):
+    key, cls, _ = registry.find("prompt_tuning")
+    work = Workload(100, 50.0, 100, ("mask",))
+    long = Workload(100, 70.0, 120, ("mask",))
+    few, many = (
+        plan_method(*encoder, Entry("p", key, cls.Config(n_tokens=n)), TrainingSpec(), w, HERE)
+        for n, w in ((21, work), (1, long))
+    )
+    assert few.memory["activations"] == many.memory["activations"]
+    assert few.train_seconds == pytest.approx(many.train_seconds, rel=0.01)
+
+
+def test_judging_twice_the_batch_can_be_the_peak(encoder):
+    key, cls, _ = registry.find("head_only")
+    sizes = (0, 20, 2000)
+    plans = [
+        plan_method(*encoder, Entry("h", key, cls.Config()), TrainingSpec(), Workload(100, 50.0, 100, ("mask",), n), HERE)
+        for n in sizes
+    ]
+    assert plans[0].peak_memory_bytes <= plans[1].peak_memory_bytes <= plans[2].peak_memory_bytes
 
 
 def test_a_base_of_seven_billion_is_planned_at_once_without_weights():

@@ -13,7 +13,7 @@ from workbench.services import adapters, results, runs
 ROW = {
     "run_id", "job", "method", "preset", "seed", "state", "trainable_params", "head_params", "total_params", "adapter_bytes",
     "peak_memory_bytes", "train_seconds", "examples_per_second", "metrics", "predicted", "label", "base_method", "config",
-    "modifiers", "recipe", "reason",
+    "modifiers", "recipe", "reason", "init_from", "search", "search_seconds", "notes",
 }  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def test_rows_and_summary_have_the_promised_shape(planted):
     found = results.results(["first-aaaaaa"])
     assert {"experiment", "rows", "summary", "pairs"} <= found.keys()
     assert found["experiment"] == "first-aaaaaa"
-    assert found["pairs"] == []
+    assert [(p["a"], p["b"], p["n"], p["p"]) for p in found["pairs"]] == [("lora", "full", 1, None)]
     assert all(row.keys() >= ROW for row in found["rows"])
     assert [row["state"] for row in found["rows"]] == ["finished", "finished", "finished", "failed"]
     lora = found["rows"][0]
@@ -111,6 +111,40 @@ def test_the_view_of_a_run_holds_curves_log_and_failure(planted):
     assert view["log"] == "one\ntwo"
     assert view["spec"]["task"] == "text_classification"
     assert view["verdict"]["state"] == "failed"
+
+
+def test_curves_of_a_search_show_one_rate_with_steps_from_one(home):
+    """The present rate while it runs, the one that is kept in the end."""
+    job = plant(run_spec("tried-bbbbbb", "lora", 0))
+    folder = run_folder(runs.view(job)["job"]["run_id"])
+
+    def rate(name, after):
+        return {"event": "phase", "name": name, "steps": 3, "after": after, "time": 1.0}
+
+    def step(number, loss):
+        return {"event": "step", "step": number, "loss": loss, "lr": 0.1, "seconds": 0.1, "examples": 4, "time": 1.0}
+
+    def judged(number, accuracy, split="validation"):
+        return {"event": "evaluated", "step": number, "split": split, "metrics": {"accuracy": accuracy}, "time": 1.0}
+
+    lines = [rate("rate 0.1", 0), step(1, 5.0), step(2, 4.0), judged(2, 0.5), rate("rate 0.2", 3), step(4, 5.0), judged(4, 0.1)]
+
+    def curves():
+        (folder / "events.jsonl").write_text("".join(json.dumps({**line, "attempt": 1}) + "\n" for line in lines))
+        found = runs.curves(folder)
+        return [(s["step"], s["loss"]) for s in found["steps"]], [(e["step"], e["split"]) for e in found["evaluations"]]
+
+    assert curves() == ([(1, 5.0)], [(1, "validation")])
+    lines += [rate("rate 0.1 is kept", 0), judged(2, 0.6, "test")]
+    assert curves() == ([(1, 5.0), (2, 4.0)], [(2, "validation"), (2, "test")])
+
+
+def test_a_row_tells_of_the_search(home):
+    figures = {"loss": 1.0, "seconds": 2.0, "steps": 3, "reason": None}
+    tried = [{"learning_rate": 0.1, "metric": 0.5, **figures}, {"learning_rate": 1.0, "metric": None, **figures}]
+    plant(run_spec("tried-cccccc", "lora", 0), search=tried, search_seconds=4.0, learning_rate=0.1)
+    (row,) = results.results(["tried-cccccc"])["rows"]
+    assert (row["search"], row["search_seconds"], row["learning_rate"]) == (tried, 4.0, 0.1)
 
 
 def test_a_run_without_files_is_still_shown(planted):

@@ -128,6 +128,24 @@ def jobs(experiment: str | None = None) -> list[Row]:
         return store.rows(experiment)
 
 
+def experiments() -> list[Row]:
+    """Every experiment, newest first: {experiment, name, submitted, runs, finished, live}; counted by the store."""
+    with Store(jobs_db()) as store:
+        return store.experiments()
+
+
+def newest(experiment: str | None, states: Sequence[str], count: int, skip: int = 0) -> list[Row]:
+    """`count` jobs after `skip`, the newest first; of one experiment's id, and in one of `states`, where given."""
+    with Store(jobs_db()) as store:
+        return store.newest(experiment, states, count, skip)
+
+
+def counts(experiment: str | None = None) -> dict[str, int]:
+    """State -> number of jobs, of one experiment's id where given."""
+    with Store(jobs_db()) as store:
+        return store.counts(experiment)
+
+
 def find(reference: int | str) -> Row:
     """The job with this number, run id, or unique beginning of a run id.
 

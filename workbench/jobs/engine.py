@@ -31,12 +31,19 @@ from workbench.jobs import detach, failures, wire
 CALLS = MappingProxyType({
     "ping": "workbench.jobs.engine:ping",
     "plan": "workbench.services.plans:plan_request",
+    "matched": "workbench.services.matching:matched_request",
     "resolve_submit": "workbench.services.experiments:submit_request",
     "catalogue": "workbench.services.catalogue:rebuild",
     "preview": "workbench.services.data:preview_request",
+    "tokens": "workbench.services.tokens:tokens",
+    "shares": "workbench.services.shares:shares",
+    "test_rows": "workbench.services.disagreements:texts_request",
     "predict": "workbench.services.adapters:predict_request",
+    "play": "workbench.services.playing:play_request",
+    "play_examples": "workbench.services.playing:examples_request",
     "import": "workbench.services.adapters:import_request",
     "operate": "workbench.services.adapters:operate_request",
+    "analyse": "workbench.services.analyses:analyse_request",
 })  # fmt: skip
 """Call -> `module:function`; the function gets `args` as keyword arguments and returns a plain value."""
 

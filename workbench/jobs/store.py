@@ -122,7 +122,11 @@ class Store:
 
     def _read(self, condition: str, values: Sequence[Any] = ()) -> list[Row]:
         with self._explained():
-            return self._db.execute(f"SELECT * FROM jobs WHERE {condition}", tuple(values)).fetchall()
+            cursor = self._db.cursor()
+            cursor.row_factory = None  # names are looked up once, not once a row
+            found = cursor.execute(f"SELECT * FROM jobs WHERE {condition}", tuple(values))
+            names = [column[0] for column in found.description]
+            return [dict(zip(names, row, strict=True)) for row in found]
 
     def _set(self, job: int, values: Mapping[str, Any], states: Sequence[str], attempt: int | None = None) -> bool:
         """Change a row that is in one of `states` (and, if given, in this attempt); False if it is not."""
@@ -167,10 +171,38 @@ class Store:
         newest = "experiment=(SELECT experiment FROM jobs WHERE kind='train' AND name=? ORDER BY job DESC LIMIT 1) ORDER BY job"
         return exact or self._read(newest, (experiment,))
 
+    def experiments(self) -> list[Row]:
+        """Trainings by experiment, newest first: experiment, name, submitted, runs, finished, live."""
+        counts = "count(*) AS runs, sum(state='finished') AS finished, sum(state IN ('queued','starting','running')) AS live"
+        columns = f"SELECT experiment, name, min(submitted) AS submitted, {counts} FROM jobs WHERE kind='train'"
+        with self._explained():
+            return self._db.execute(f"{columns} GROUP BY experiment ORDER BY min(job) DESC").fetchall()
+
+    def newest(self, experiment: str | None, states: Sequence[str], count: int, skip: int = 0) -> list[Row]:
+        """The newest jobs first: `count` of them after `skip`; of one experiment's id, and in one of `states`, where given."""
+        condition, values = self._among(experiment, states)
+        return self._read(f"{condition} ORDER BY job DESC LIMIT ? OFFSET ?", (*values, count, skip))
+
+    def counts(self, experiment: str | None = None) -> dict[str, int]:
+        """State -> number of jobs, of one experiment's id where given."""
+        condition, values = self._among(experiment, ())
+        with self._explained():
+            query = f"SELECT state, count(*) AS n FROM jobs WHERE {condition} GROUP BY state"
+            return {row["state"]: row["n"] for row in self._db.execute(query, values)}
+
+    @staticmethod
+    def _among(experiment: str | None, states: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        parts = [*(["experiment=?"] if experiment else []), *([f"state IN ({_marks(states)})"] if states else [])]
+        return " AND ".join(parts) or "1", (*([experiment] if experiment else []), *states)
+
     def some(self, jobs: Sequence[int]) -> list[Row]:
         """The named jobs that exist, in order."""
         wanted = set(jobs)
         return [row for row in self._read("job BETWEEN ? AND ? ORDER BY job", (min(jobs), max(jobs))) if row["job"] in wanted]
+
+    def last_finished(self, count: int) -> list[Row]:
+        """The newest finished trainings, at most `count`, the newest first."""
+        return self._read("kind='train' AND state='finished' ORDER BY job DESC LIMIT ?", (count,))
 
     def active(self) -> list[Row]:
         """Jobs that are queued, starting or running."""

@@ -53,7 +53,7 @@ class Progress:
             self.inner.emit(event)
         side_work = isinstance(event, events.Phase) and event.name in ("loading", "preparing", "evaluating", "saving")
         if isinstance(event, events.Started | events.Phase) and event.steps and not side_work:
-            self.steps = event.steps
+            self.steps = max(self.steps, event.steps)  # a phase is a part of what was announced at the start
         elif isinstance(event, events.Step):
             self.step = event.step
         else:

@@ -6,6 +6,7 @@
 import hashlib
 import subprocess
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from workbench.core import paths
 from workbench.core.errors import WorkbenchError
 from workbench.jobs import detach, wire
 
-SOURCES = ("methods", "modifiers", "recipes", "tasks", "operations", "kernel", "core", "services/catalogue.py")
+SOURCES = ("methods", "modifiers", "recipes", "tasks", "operations", "analyses", "kernel", "core", "services/catalogue.py")
+SEARCHED = ("key", "preset_of", "title", "family", "text", "paper")
+ENTRIES = ("methods", "modifiers", "recipes", "tasks", "operations", "analyses")
 README = paths.ROOT / "workbench" / "methods" / "README.md"
 
 
@@ -24,7 +27,7 @@ def catalogue() -> list[dict[str, Any]]:
 
 
 def everything() -> dict[str, list[dict[str, Any]]]:
-    """{methods, modifiers, recipes, tasks, operations}; rebuilt in a process of its own when the code changed.
+    """{methods, modifiers, recipes, tasks, operations, analyses}; rebuilt in a process of its own when the code changed.
 
     Raises:
         WorkbenchError: a method file cannot be loaded.
@@ -39,7 +42,48 @@ def everything() -> dict[str, list[dict[str, Any]]]:
         if done.returncode or stored is None:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
             raise WorkbenchError(f"the catalogue cannot be built: {last.rstrip('.')}; fix that file and try again.")
-    return {name: stored[name] for name in ("methods", "modifiers", "recipes", "tasks", "operations")}
+    return {name: stored[name] for name in ENTRIES}
+
+
+def filtered(
+    entries: Sequence[Mapping[str, Any]],
+    text: str = "",
+    mergeable: bool | None = None,
+    engine: str | None = None,
+    families: Collection[str] = (),
+    kinds: Collection[str] = (),
+    has_paper: bool | None = None,
+    max_share: float | None = None,
+    shares: Mapping[str, float | None] | None = None,
+) -> list[Mapping[str, Any]]:
+    """The methods that fit, in their order; a condition that is None or empty asks for nothing.
+
+    Args:
+        entries: methods and presets of the catalogue.
+        text: words that must all occur, in any case, in key, title, family, text or citation.
+        mergeable: whether it can be merged into the base.
+        engine: `native` or `peft`.
+        families, kinds: any of these.
+        has_paper: whether it is one of the numbered papers.
+        max_share: most trained scalars over those of the base, see `shares`; needs `shares`.
+        shares: key -> that share on one base model, None where the method cannot be used there.
+    """
+    words = text.casefold().split()
+
+    def fits(one: Mapping[str, Any]) -> bool:
+        share = (shares or {}).get(one["key"])
+        searched = " ".join(str(one.get(name) or "") for name in SEARCHED).casefold()
+        return (
+            all(word in searched for word in words)
+            and mergeable in (None, one["mergeable"])
+            and engine in (None, one["engine"])
+            and (not families or one["family"] in families)
+            and (not kinds or one["kind"] in kinds)
+            and has_paper in (None, one["paper_id"] is not None)
+            and (max_share is None or (share is not None and share < max_share))
+        )
+
+    return [one for one in entries if fits(one)]
 
 
 def rebuild() -> dict[str, list[dict[str, Any]]]:

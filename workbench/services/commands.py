@@ -4,9 +4,12 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import NotBuiltYet
+
+if TYPE_CHECKING:
+    from workbench.core.spec import ExperimentSpec
 
 OK, FAILED, BAD_INPUT, NOT_BUILT = 0, 1, 2, 3
 
@@ -30,11 +33,40 @@ def _methods(args: Namespace) -> Answer:
 
 def _plan(args: Namespace) -> Answer:
     from workbench.core.spec import load_spec
-    from workbench.services import plans, tables
+    from workbench.services import dry_run, plans, tables
 
-    found = plans.plan(load_spec(args.spec))
+    spec = load_spec(args.spec)
+    if args.match_parameters or args.match_seconds:
+        return _matched(spec, args)
+    found = plans.plan(spec)
+    if args.dry_run is not None:
+        labels = [args.dry_run] if args.dry_run else [m["label"] for m in found["methods"] if not m["problems"]]
+        tried = {label: dry_run.ask(spec.model_dump(mode="json"), label) for label in labels}
+        found["methods"] = [{**m, "dry_run": tried[m["label"]]} if m["label"] in tried else m for m in found["methods"]]
     bad = found["problems"]
     return Answer(found, tables.plan(found), BAD_INPUT if bad else OK, bad[0] if bad else "")
+
+
+def _matched(spec: "ExperimentSpec", args: Namespace) -> Answer:
+    """The matched spec as YAML, and its plan."""
+    from workbench.core.spec import parse_spec
+    from workbench.services import files, matching, plans, tables
+
+    by = "parameters" if args.match_parameters else "seconds"
+    found = matching.matched(spec, args.match_parameters or args.match_seconds, by)
+    planned = plans.plan(parse_spec(found["spec"]))
+    notes = "".join(f"# {note}\n" for note in found["notes"])
+    bad = planned["problems"]
+    text = f"{notes}{files.spec_text(found['spec'])}\n{tables.plan(planned)}"
+    return Answer({"matched": found, "plan": planned}, text, BAD_INPUT if bad else OK, bad[0] if bad else "")
+
+
+def _data(args: Namespace) -> Answer:
+    from workbench.core.spec import load_spec
+    from workbench.services import data, tables
+
+    found = data.examined(load_spec(args.spec))
+    return Answer(found, tables.data(found), BAD_INPUT if found["problem"] else OK, found["problem"] or "")
 
 
 def _submit(args: Namespace) -> Answer:
@@ -106,12 +138,11 @@ def _daemon(args: Namespace) -> Answer:
 
 
 def _compare(args: Namespace) -> Answer:
-    from workbench.services import results, tables
+    from workbench.services import report, results, tables
 
-    if args.html:
-        raise NotBuiltYet("compare --html is not built yet; use --json or the Compare screen.")
     found = results.results(args.experiment)
-    return Answer(found, tables.comparison(found))
+    written = f"\n\nreport written to {report.write(args.experiment, args.html)}" if args.html else ""
+    return Answer(found, tables.comparison(found) + written)
 
 
 def _predict(args: Namespace) -> Answer:
@@ -166,6 +197,44 @@ def _operations(args: Namespace) -> Answer:
     return Answer(found, tables.aligned(found, ("key", "title")))
 
 
+def _papers(args: Namespace) -> Answer:
+    from workbench.services import papers, tables
+
+    found = papers.papers()
+    return Answer(found, tables.aligned(found, ("id", "key", "status", "kind", "recipe", "claim")))
+
+
+def _paper(args: Namespace) -> Answer:
+    from workbench.services import papers, tables
+
+    try:
+        found = papers.run(args.key, args.on_change, args.on_submit)
+    except KeyboardInterrupt:
+        return Answer(code=FAILED, complaint="detached; the runs go on: see `python -m workbench jobs`.")
+    shown = tables.aligned(found["outcome"], ("claim", "left", "right", "holds"))
+    text = f"{found['title']}\n{found['claim']}\n\n{shown}\n\nexperiment {found['experiment']}"
+    return Answer(found, text, OK if found["holds"] else FAILED, "" if found["holds"] else "the claim did not show.")
+
+
+def _analyses(args: Namespace) -> Answer:
+    from workbench.services import analyses, tables
+
+    found = analyses.known()
+    return Answer(found, tables.aligned(found, ("key", "title")))
+
+
+def _analyse(args: Namespace) -> Answer:
+    from workbench.services import adapters, analyses, tables
+
+    settings = dict(adapters.setting(text) for text in args.set)
+    job = analyses.analyse(args.analysis, args.run, settings, args.name or "")
+    adapters.finish(job)
+    found = analyses.result(job)
+    if found["state"] != "finished":
+        return Answer(found, "", FAILED, found["reason"] or f"job {job} is {found['state']}.")
+    return Answer(found, tables.analysis(found))
+
+
 def _not_built(args: Namespace) -> Answer:
     raise NotBuiltYet(f"`{args.command}` is not built yet in this version.")
 
@@ -173,6 +242,7 @@ def _not_built(args: Namespace) -> Answer:
 COMMANDS: Mapping[str, Callable[[Namespace], Answer]] = MappingProxyType(
     {
         "methods": _methods,
+        "data": _data,
         "plan": _plan,
         "run": _run,
         "submit": _submit,
@@ -186,6 +256,10 @@ COMMANDS: Mapping[str, Callable[[Namespace], Answer]] = MappingProxyType(
         "import": _import,
         "operate": _operate,
         "operations": _operations,
-        **dict.fromkeys(("papers", "paper", "bench"), _not_built),
+        "analyses": _analyses,
+        "analyse": _analyse,
+        "papers": _papers,
+        "paper": _paper,
+        "bench": _not_built,
     }
 )

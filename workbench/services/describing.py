@@ -9,8 +9,8 @@ from workbench.kernel.contract import Method
 
 
 def everything() -> dict[str, list[dict[str, Any]]]:
-    """{methods, modifiers, recipes, tasks, operations}, each a list of plain entries."""
-    from workbench import modifiers, operations, recipes, tasks
+    """{methods, modifiers, recipes, tasks, operations, analyses}, each a list of plain entries."""
+    from workbench import analyses, modifiers, operations, recipes, tasks
 
     keys = registry.methods()
     methods = [_method(key, cls) for key, cls in keys.items()]
@@ -21,12 +21,12 @@ def everything() -> dict[str, list[dict[str, Any]]]:
         "recipes": [_part(key, recipes.find(key)) for key in recipes.names()],
         "tasks": [_task(key, tasks.find(key)) for key in tasks.names()],
         "operations": operations.listing(),
+        "analyses": analyses.listing(),
     }
 
 
 def _method(key: str, cls: type[Method]) -> dict[str, Any]:
     text = registry.describe(cls)
-    needs = {n for part in (cls, *(p for p, _ in registry.part_classes(cls, cls.tiny))) for n in part.needs}
     return {
         "key": key,
         "title": text["title"],
@@ -46,7 +46,7 @@ def _method(key: str, cls: type[Method]) -> dict[str, Any]:
         "deviates": text["deviates"],
         "default_lr": {"rate": cls.default_lr[0], "source": cls.default_lr[1]},
         "roles": list(_roles(cls)),
-        "needs": sorted(needs),
+        "needs": sorted(registry.needs(cls, cls.tiny)),
         "excused": dict(cls.excused),
         "identity_at_init": cls.starts_as_base(cls.Config()),
         "peft_export": cls.peft.peft_type if cls.peft else getattr(cls, "peft_type", None),

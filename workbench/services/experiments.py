@@ -43,14 +43,16 @@ def _run(ready: Prepared, line: Line, experiment: str, seed: int) -> RunSpec:
         config=dict(line.config),
         modifiers=line.modifiers,
         recipe=line.recipe,
+        init_from=line.start.ref if line.start else None,
         model=ready.model,
+        models=line.models,
         task=ready.spec.task,
         data=ready.data,
         training=line.training,
         learning_rate_source=line.rate_source,
         seed=seed,
         device=ready.spec.device,
-        predicted=line.plan.predicted(),
+        predicted=line.plan.remembered(),
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -10,16 +9,13 @@ from pydantic import ValidationError
 from workbench.core.errors import WorkbenchError, from_pydantic
 from workbench.core.run_spec import DataRef, ModelRef
 from workbench.core.spec import ExperimentSpec, MethodEntry, TrainingSpec, with_baseline
-from workbench.jobs import slots
+from workbench.services import grounds, others, starts
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from workbench.data import Splits
-    from workbench.plan import Entry, Machine, Plan, Workload
+    from workbench.evaluate.starting import Start
+    from workbench.plan import Entry, Plan
     from workbench.tasks import Task
-
-SAMPLE = 256  # rows that are tokenised for the plan
 
 
 @dataclass(frozen=True)
@@ -30,9 +26,13 @@ class Line:
         entry: as the person wrote it, with its unique label.
         key, preset: the method's file key and the preset in force.
         config: the whole Config as plain values; `modifiers`, `recipe` likewise.
-        training: the procedure with the entry's own values; its learning rate is a number.
+        training: the procedure with the entry's own values; its learning rate is a number, or several to search.
         rate_source: where the learning rate comes from.
         plan: the prediction; holds the problems.
+        start: the saved adapter it starts from.
+        notes: what to know before launch.
+        models: the frozen models its recipe names.
+        planned: what the plan was made from.
     """
 
     entry: MethodEntry
@@ -44,6 +44,10 @@ class Line:
     recipe: dict[str, Any] | None = None
     training: TrainingSpec = field(default_factory=TrainingSpec)
     rate_source: str = ""
+    start: "Start | None" = None
+    notes: tuple[str, ...] = ()
+    models: others.Refs = field(default_factory=dict)
+    planned: "Entry | None" = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,9 @@ class Prepared:
     """A resolved experiment; `problem` is what keeps the base model itself from being trained."""
 
     spec: ExperimentSpec
-    data: DataRef
+    data: DataRef | tuple[DataRef, ...]
     model: ModelRef
+    ground: grounds.Ground
     lines: tuple[Line, ...]
     rows: dict[str, int]
     notes: tuple[str, ...]
@@ -69,7 +74,7 @@ def prepare(spec: ExperimentSpec, strict: bool = False) -> Prepared:
 
     Args:
         spec: the experiment.
-        strict: raise the first problem of a method's options at once, before anything heavy is looked at.
+        strict: for a launch: raise the first problem of a method's options at once, and have the base's weights here.
 
     Raises:
         WorkbenchError: the task, the data or the base model cannot be used; problems of single methods are in their plans.
@@ -82,85 +87,35 @@ def prepare(spec: ExperimentSpec, strict: bool = False) -> Prepared:
     resolved = [_resolved(entry, spec) for entry in spec.methods]
     if strict and (bad := [r for r in resolved if isinstance(r, WorkbenchError)]):
         raise bad[0]
-    folder, model, problem = _base(spec)
+    folder, model, problem, note = grounds.base(spec, weights=strict)
     data = resolve(spec.data)
     splits = load_table(data, cls.parts)
-    _device(spec.device)
     try:
         task = cls(folder, splits.labels, spec.training.max_length)
-        host = task.host(meta=True)
-        head = task.head(host)
-    except (OSError, ValueError, KeyError) as error:  # transformers' many ways to say that a folder lacks something
-        reason = " ".join(str(error).split())[:160].rstrip(". ")
-        raise WorkbenchError(f"the base model {spec.model.source} does not fit the task {spec.task}: {reason}.") from None
-    work = _workload(task, host, splits)
-    lines = tuple(_line(found, entry, spec, host, head, work) for found, entry in zip(resolved, spec.methods, strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise grounds.misfit(spec, error) from None
+    ground = grounds.stand(spec, task, splits, model)
+    lines = tuple(_line(found, entry, ground, task, splits) for found, entry in zip(resolved, spec.methods, strict=True))
     rows = {name: len(getattr(splits, name)) for name in ("train", "validation", "test")}
-    return Prepared(spec, data, model, lines, rows, splits.notes, problem)
-
-
-def _base(spec: ExperimentSpec) -> tuple[Path, ModelRef, str]:
-    """(folder, reference with hash, problem) of the base model; a folder with a config but no weights can still be planned."""
-    from workbench.models.bundled import resolve_model, weights_sha256
-
-    model = spec.model
-    if model.load_in is not None:
-        raise WorkbenchError("model.load_in needs CUDA and bitsandbytes, which this version does not drive; leave it out.")
-    try:
-        folder = resolve_model(model.source, model.revision, model.trust_remote_code)
-    except WorkbenchError as error:
-        folder = Path(model.source).expanduser()
-        if not (folder / "config.json").is_file():
-            raise
-        return folder, _reference(spec, ""), str(error)
-    return folder, _reference(spec, weights_sha256(folder)), ""
-
-
-def _reference(spec: ExperimentSpec, sha256: str) -> ModelRef:
-    path = Path(spec.model.source).expanduser()
-    local = not spec.model.source.startswith("bundled/") and path.is_dir()
-    return ModelRef(
-        **{**spec.model.model_dump(), "source": str(path.resolve()) if local else spec.model.source, "sha256": sha256}
-    )
-
-
-def _device(wanted: str) -> None:
-    if wanted == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise WorkbenchError(
-                "device must be auto or cpu on this machine, which has no CUDA device that torch can use; got 'cuda'."
-            )
-
-
-def _workload(task: "Task", host: "nn.Module", splits: "Splits") -> "Workload":
-    """Sizes of the training rows as the task encodes them, from an even sample."""
-    from workbench.plan import Workload
-
-    count = len(splits.train)
-    step = max(1, count // SAMPLE)
-    lengths = [e.length for e in task.encode(splits.train.select(range(0, count, step)))]
-    config = host.config
-    if max(lengths) == 1 and getattr(config, "patch_size", None):  # an image is as long as its patches
-        lengths = [(int(config.image_size) // int(config.patch_size)) ** 2 + 1]
-    return Workload(count, sum(lengths) / len(lengths), max(lengths), tuple(task.provides))
+    unused = others.unused(spec.models, [line.models for line in lines])
+    notes = (*splits.notes, *([note] if note else []), *unused, *(note for line in lines for note in line.notes))
+    return Prepared(spec, data, model, ground, lines, rows, notes, problem)
 
 
 def _line(
-    found: "tuple[Line, Entry] | WorkbenchError",
-    entry: MethodEntry,
-    spec: ExperimentSpec,
-    host: "nn.Module",
-    head: tuple[str, ...],
-    work: "Workload",
+    found: "tuple[Line, Entry] | WorkbenchError", entry: MethodEntry, ground: grounds.Ground, task: "Task", splits: "Splits"
 ) -> Line:
-    from workbench.plan import Plan, plan_method
+    from workbench.plan import Plan
 
     if isinstance(found, WorkbenchError):
         return Line(entry, Plan(problems=(str(found),)))
     line, planned = found
-    return replace(line, plan=plan_method(host, head, planned, line.training, work, _machine(spec, line.training)))
+    if not (wrong := others.problems(line.models, task, splits.entries)):
+        planned = replace(planned, others=others.shapes(line.models, task))
+    plan, notes = starts.fit(line.start, planned, ground.plan(planned, line.training), ground, splits.labels)
+    if wrong:
+        plan = replace(plan, problems=(*plan.problems, *wrong), peak_memory_bytes=None, train_seconds=None)
+    return replace(line, plan=plan, notes=notes, planned=planned)
 
 
 def _resolved(entry: MethodEntry, spec: ExperimentSpec) -> "tuple[Line, Entry] | WorkbenchError":
@@ -175,33 +130,23 @@ def _resolved(entry: MethodEntry, spec: ExperimentSpec) -> "tuple[Line, Entry] |
         changed = [modifiers.resolve(m) for m in entry.modifiers]
         recipe = recipes.configure(entry.recipe)
         training = _training(entry, spec.training)
+        start, models = starts.find(entry.init_from), others.find(recipe, spec.models)
     except WorkbenchError as error:
         return error
-    source = "given"
+    rates = training.learning_rate
+    source = f"search over {len(rates)} rates" if isinstance(rates, tuple) else "given"
     if training.learning_rate == "auto":
         rate, source = preset.default_lr or cls.default_lr
         training = training.model_copy(update={"learning_rate": float(rate)})
     full = [{"modifier": m["modifier"], **c.model_dump(mode="json")} for m, (_, c) in zip(entry.modifiers, changed, strict=True)]
     values = None if entry.recipe is None else {"recipe": entry.recipe["recipe"], **recipe[1].model_dump(mode="json")}
     name = entry.preset or (entry.method if entry.method in registry.aliases() else None)
-    line = Line(entry, Plan(), key, name, cfg.model_dump(mode="json"), tuple(full), values, training, source)
+    line = Line(entry, Plan(), key, name, cfg.model_dump(mode="json"), tuple(full), values, training, source, start, (), models)
     return line, Entry(entry.label, key, cfg, tuple(changed), recipe)
 
 
 def _training(entry: MethodEntry, common: TrainingSpec) -> TrainingSpec:
-    from workbench.core.errors import NotBuiltYet
-
     try:
-        training = TrainingSpec.model_validate({**common.model_dump(), **entry.training})
+        return TrainingSpec.model_validate({**common.model_dump(), **entry.training})
     except ValidationError as error:
         raise from_pydantic(error, f"training of {entry.label}", TrainingSpec.model_fields) from None
-    if isinstance(training.learning_rate, tuple):
-        raise NotBuiltYet("a list of learning rates (a search per method) is not built yet; give one rate or auto.")
-    return training
-
-
-def _machine(spec: ExperimentSpec, training: TrainingSpec) -> "Machine":
-    from workbench.plan import machine
-
-    slot = slots.layout()[0]
-    return machine(slot.device(spec.device) if spec.device == "auto" else spec.device, slot.threads, training.precision)

@@ -1,6 +1,7 @@
 """The queue as its screen shows it: rows with progress and remaining time, and what a person may do with each."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from workbench.core.errors import unknown
@@ -8,6 +9,8 @@ from workbench.jobs import client
 from workbench.services import results
 
 LIVE = ("queued", "starting", "running")
+MOST = 200
+"""Jobs that a screen shows at once."""
 ACTIONS = {
     "cancel": (client.cancel, LIVE),
     "retry": (client.retry, ("failed", "cancelled")),
@@ -16,17 +19,23 @@ ACTIONS = {
 """Action -> (what the client calls it, states in which it can be done)."""
 
 
-def rows(experiment: str | None = None) -> list[dict[str, Any]]:
-    """All jobs, newest first: the rows of `jobs --json` with `share` done (0 to 1), `seconds` so far and `remaining`.
+def rows(experiment: str | None = None, states: Sequence[str] = (), count: int = MOST, skip: int = 0) -> list[dict[str, Any]]:
+    """Jobs, newest first: the rows of `jobs --json` with `share` done (0 to 1), `seconds` so far and `remaining`.
 
     `remaining` is an estimate from the steps done, null while nothing can be said. `actions` lists what may be asked.
+
+    Args:
+        experiment: only this id's.
+        states: only jobs in one of these; all by default.
+        count, skip: how many, after how many newer ones.
     """
-    now = time.time()
-    return [{**results.job_row(row), **_timing(row, now), "neighbours": bool(row["neighbours"])} for row in _newest(experiment)]
+    now, found = time.time(), client.newest(experiment, states, count, skip)
+    return [{**results.job_row(row), **_timing(row, now), "neighbours": bool(row["neighbours"])} for row in found]
 
 
-def _newest(experiment: str | None) -> list[dict[str, Any]]:
-    return list(reversed(client.jobs(experiment)))
+def counts(experiment: str | None = None) -> dict[str, int]:
+    """State -> number of jobs; states that no job is in are left out."""
+    return client.counts(experiment)
 
 
 def _timing(row: dict[str, Any], now: float) -> dict[str, Any]:

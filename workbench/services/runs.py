@@ -1,5 +1,6 @@
 """One run as its screen shows it: spec, verdict, curves, log, and why it failed."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,12 @@ def curves(folder: Path, attempt: int | None = None) -> dict[str, list[dict[str,
         attempt: only what this attempt emitted, where events carry one; the last value of a step counts.
 
     Returns:
-        {steps: [{step, loss, lr, seconds}], evaluations: [{step, split, metrics}], phases: [{time, name}]}.
+        {steps: [{step, loss, lr, seconds}], evaluations: [{step, split, metrics}], phases: [{time, name}]}. Of a search over
+        learning rates only the rate that was kept (while it runs: the present one), its steps numbered from 1.
     """
     steps: dict[int, dict[str, Any]] = {}
     evaluations: dict[tuple[int, str], dict[str, Any]] = {}
-    phases = []
+    phases, after, until = [], 0, math.inf
     for event in events(folder):
         if attempt is not None and event.get("attempt", attempt) != attempt:
             continue
@@ -71,9 +73,12 @@ def curves(folder: Path, attempt: int | None = None) -> dict[str, list[dict[str,
             evaluations[event["step"], event["split"]] = {name: event[name] for name in ("step", "split", "metrics")}
         elif kind == "phase":
             phases.append({"time": event.get("time"), "name": event.get("name")})
-    ordered = [steps[number] for number in sorted(steps)]
+            if event.get("after") is not None:
+                after, until = event["after"], event["after"] + event["steps"]
+    ordered = [{**steps[number], "step": number - after} for number in sorted(steps) if after < number <= until]
+    judged = [{**e, "step": e["step"] - after} for (number, _), e in evaluations.items() if after < number <= until]
     thin = max(1, len(ordered) // CURVE_POINTS)
-    return {"steps": wire.plain(ordered[::thin]), "evaluations": wire.plain(list(evaluations.values())), "phases": phases}
+    return {"steps": wire.plain(ordered[::thin]), "evaluations": wire.plain(judged), "phases": phases}
 
 
 def events(folder: Path) -> list[dict[str, Any]]:

@@ -51,13 +51,13 @@ def boot(title: str = "") -> None:
     Args:
         title: name of the page in the browser's tab.
     """
-    _through_app()
     st.set_page_config(
         page_title=f"{title} · Adapter Workbench" if title else "Adapter Workbench",
         page_icon="🧩",
         layout="wide",
         initial_sidebar_state=SIDEBAR,
     )
+    _through_app()
     if problem := exposure(st.get_option("server.address"), st.get_option("server.allowedHosts")) or _homeless():
         st.error(problem, icon=":material/lock:")
         st.stop()

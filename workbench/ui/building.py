@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.spec import TrainingSpec
-from workbench.services import catalogue, data, files
-from workbench.ui import charts, forms, notices, tables
+from workbench.services import catalogue, data, files, suggestions
+from workbench.ui import choosing, filling, forms, looking, notices, tables
 
 FIRST = {
     "text_classification": ("bundled/minilm", "bundled/docstrings", ("lora", "head_only")),
@@ -22,7 +21,6 @@ FIRST = {
 BASIC = ("epochs", "max_steps", "batch_size", "learning_rate", "max_length", "early_stop")
 HINTS = {"max_steps": "all", "early_stop": "never", "eval_every": "per epoch", "clip": "none"}
 FILE_TYPES = ["csv", "tsv", "json", "jsonl", "parquet"]
-MAX_VARIANTS = 6
 Task = Mapping[str, Any]
 
 
@@ -33,7 +31,8 @@ def known(code: str) -> dict[str, list[dict[str, Any]]]:
 
 
 @st.cache_data(ttl="60s", max_entries=32, show_spinner="Reading the data…")
-def _preview(spec: Mapping[str, Any], task: str) -> dict[str, Any]:
+def preview(spec: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """The first rows, the mapping and the doctor's findings; asked once for the same question."""
     return data.ask(dict(spec), task, rows=8)
 
 
@@ -62,7 +61,7 @@ def base() -> tuple[str, Task, str]:
     return name.strip(), tasks[task], (model or "").strip()
 
 
-def source(task: Task) -> tuple[dict[str, Any], bool]:
+def source(task: Task, model: str) -> tuple[dict[str, Any], bool]:
     """Where the rows come from, their columns and splits, with a preview; False where they cannot be used."""
     key, options = task["key"], data.bundled()["data"]
     left, right = st.columns([2, 1], vertical_alignment="bottom")
@@ -99,70 +98,69 @@ def source(task: Task) -> tuple[dict[str, Any], bool]:
         for name, text, usual in (("validation", held, "0.1"), ("test", test, "0.2"))
         if text.strip() != usual
     }
-    return _previewed(spec, task)
+    return _previewed(spec, task, model)
 
 
-def _previewed(spec: dict[str, Any], task: Task) -> tuple[dict[str, Any], bool]:
+def _previewed(spec: dict[str, Any], task: Task, model: str) -> tuple[dict[str, Any], bool]:
     if not spec["source"]:
         notices.problem("data must name a source; choose a bundled data set, upload a file, or type a path.")
         return spec, False
     with notices.shown():
-        found = _preview(spec, task["key"])
+        found = preview(spec, task["key"])
         chosen = _columns(found, task)
         if chosen != found["mapping"]:
             spec["columns"] = chosen
-            found = _preview(spec, task["key"])
-        _looks(found)
+            found = preview(spec, task["key"])
+        if found["problem"]:
+            notices.problem(found["problem"])
+        looking.looks(found, spec, task["key"], model)
         return spec, not found["problem"]
     return spec, False
 
 
 def _columns(found: Mapping[str, Any], task: Task) -> dict[str, str]:
-    """Which column plays which part; the guess is the start."""
-    fits = [p for p in task["parts"] if set(found["mapping"]) & set(p)] or task["parts"]
-    parts = max(fits, key=lambda p: len(set(found["mapping"]) & set(p)))
+    """Which column plays which part; the guess, with its reason, is the start."""
+    start = {**found["proposed"], **found["mapping"]}
+    start |= {p: c for p, c in st.session_state.get("build.columns", {}).items() if c in found["columns"]}
+    fits = [p for p in task["parts"] if set(start) & set(p)] or task["parts"]
+    parts = max(fits, key=lambda p: len(set(start) & set(p)))
     chosen: dict[str, str] = {}
     for place, (part, need) in zip(st.columns(max(len(parts), 3)), parts.items()):
-        options = [*([] if need == "required" and part in found["mapping"] else [""]), *found["columns"]]
-        guess = found["mapping"].get(part, "")
+        options = [*([] if need == "required" and part in start else [""]), *found["columns"]]
         key = f"build.column.{part}.{','.join(found['columns'])}"
-        label = f"Column of {part.replace('_', ' ')}"
         name = place.selectbox(
-            label, options, options.index(guess), key=key, format_func=lambda c: c or "none", persist_state="session"
-        )
+            f"Column of {part.replace('_', ' ')}", options, options.index(start.get(part, "")), key=key,
+            format_func=lambda c: c or "none", persist_state="session", help=found["reasons"].get(part),
+        )  # fmt: skip
         if name:
             chosen[part] = name
+    if said := [found["reasons"][part].rstrip(".") for part in chosen if part in found["reasons"]]:
+        st.caption(notices.plain(f"Guessed: {'; '.join(said)}."))
     return chosen
 
 
-def _looks(found: Mapping[str, Any]) -> None:
-    if found["problem"]:
-        notices.problem(found["problem"])
-    counts = ", ".join(f"{n:,} {name}" for name, n in found["counts"].items())
-    st.caption(" · ".join([f"{found['total']:,} rows in the source", *([counts] if counts else []), *found["notes"]]))
-    rows, labels = st.tabs([f"First {len(found['rows'])} rows", "Label balance"])
-    with rows:
-        image, label = found["mapping"].get("image"), found["mapping"].get("label")
-        columns = {image: st.column_config.ImageColumn(width="small")} if image else {}
-        order = sorted(found["columns"], key=lambda c: (c != label, c not in found["mapping"].values()))
-        tables.show(pd.DataFrame(found["rows"], columns=order), "The first rows of the data", height=210, columns=columns)
-    with labels:
-        if found["balance"]:
-            st.plotly_chart(charts.balance(found["balance"]), key="build.balance", config={"displayModeBar": False})
-        else:
-            st.caption("This task has no labels to count.")
-
-
-def methods(task: Task) -> list[Any]:
+def methods(task: Task, model: str, source: Mapping[str, Any]) -> list[Any]:
     """The chosen methods as entries of the spec, each with its form."""
-    found = known(catalogue.code_hash())
+    found, key = known(catalogue.code_hash()), task["key"]
     entries = {one["key"]: one for one in found["methods"]}
-    first = [key for key in FIRST.get(task["key"], ("", "", ("lora",)))[2] if key in entries]
-    chosen = st.multiselect(
-        "Methods to compare", list(entries), first, key=f"build.methods.{task['key']}", persist_state="session",
+    first = [name for name in FIRST.get(key, ("", "", ("lora",)))[2] if name in entries]
+    left, middle, right = st.columns([6, 3, 3], vertical_alignment="bottom")
+    with middle:
+        offered = choosing.offered(found["methods"], model, key)
+    with right:
+        choosing.starting_points(lambda: _facts(source, key, model), model, key, found)
+    held = st.session_state.get(f"build.methods.{key}", first)
+    options = [name for name in entries if name in offered or name in held]  # a filter never drops what is chosen
+    chosen = left.multiselect(
+        "Methods to compare", options, first, key=f"build.methods.{key}", persist_state="session",
         placeholder="Type to search the catalogue", help="The Methods page explains each one.",
     )  # fmt: skip
-    return [entry for key in chosen for entry in _method(entries[key], found)]
+    return [entry for name in chosen for entry in _method(entries[name], found)]
+
+
+def _facts(source: Mapping[str, Any], task: str, model: str) -> dict[str, Any]:
+    """What starting points are made from."""
+    return suggestions.facts(preview(source, task), looking.tokens(source, task, model, looking.length()))
 
 
 def _method(entry: Mapping[str, Any], found: Mapping[str, Any]) -> list[Any]:
@@ -179,7 +177,7 @@ def _method(entry: Mapping[str, Any], found: Mapping[str, Any]) -> list[Any]:
         copies = right.number_input(
             "Variants",
             1,
-            MAX_VARIANTS,
+            filling.MAX_VARIANTS,
             key=f"{key}.copies",
             help="Compare this method with several settings.",
             persist_state="session",

@@ -113,6 +113,21 @@ def config_form(
     return given
 
 
+def held(schema: Mapping[str, Any], key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Widget keys and values that make `config_form` show these values; names that the schema lacks are left out."""
+    shown = {f.name: f for f in fields(schema)}
+    return {f"{key}.{n}": _typed(shown[n], v) for n, v in values.items() if n in shown}
+
+
+def _typed(field: Field, value: Any) -> Any:
+    """A value as its widget holds it."""
+    if field.kind in ("text", "list"):
+        return as_text(value)
+    if field.kind == "roles":
+        return list(value or [])
+    return float(value) if field.kind in ("number", "share") and value is not None else value
+
+
 def draw(field: Field, key: str, default: Any, hint: str = "") -> Any:
     """One widget; returns the field's value, None where an optional one is empty."""
     shared: dict[str, Any] = {"key": key, "help": field.help or None}

@@ -33,7 +33,7 @@ def empty(text: str, page: str = "", label: str = "") -> None:
             link(page, label, ":material/arrow_forward:")
 
 
-def link(page: str, label: str, icon: str, **query: str) -> None:
+def link(page: str, label: str, icon: str, **query: str | list[str]) -> None:
     """A link to another page.
 
     Args:
@@ -44,7 +44,7 @@ def link(page: str, label: str, icon: str, **query: str) -> None:
     try:
         st.page_link(f"pages/{page}.py", label=label, icon=icon, query_params=query)
     except StreamlitAPIException:  # this page runs without `app.py`, which names the others
-        st.markdown(f"[{label}](/{page}{'?' if query else ''}{urlencode(query)})")
+        st.markdown(f"[{label}](/{page}{'?' if query else ''}{urlencode(query, doseq=True)})")
 
 
 def state(value: str) -> str:

@@ -1,12 +1,14 @@
 """The live table of the Runs screen and what one may do with the chosen rows."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
 from workbench.services import queue, results
-from workbench.ui import notices, tables, words
+from workbench.ui import address, notices, tables, theme, words
 
 ICONS = {"cancel": ":material/stop_circle:", "retry": ":material/replay:", "delete": ":material/delete:"}
 DOES = {
@@ -16,53 +18,80 @@ DOES = {
 }
 
 
-def filters() -> str | None:
-    """Which experiment to show; follows `?experiment=` and writes it."""
+@dataclass(frozen=True)
+class Part:
+    """Which part of the queue is shown: one experiment or all, one state or all, and how many newer jobs are skipped."""
+
+    experiment: str | None
+    states: tuple[str, ...]
+    skip: int
+
+
+def filters() -> Part:
+    """Experiment, state and page; the URL holds them."""
+    address.follow("runs")
     known = [one["experiment"] for one in results.experiments()]
-    asked = st.query_params.get("experiment", "")
-    start = known.index(asked) + 1 if asked in known else 0
-    left, right = st.columns([3, 2], vertical_alignment="bottom")
-    chosen = left.selectbox(
-        "Experiment", ["", *known], start, key=f"runs.experiment.{asked}", format_func=lambda e: e or "all experiments"
-    )
-    if chosen != asked:
-        st.query_params.from_dict({"experiment": chosen} if chosen else {})
-    if chosen:
-        with right:
-            notices.link("compare", "Compare this experiment", ":material/scatter_plot:", experiment=chosen)
-    return chosen or None
+    places = st.columns([4, 2, 2, 2], vertical_alignment="bottom")
+    with places[0]:
+        experiment = address.one(
+            st.selectbox, "runs", "experiment", "Experiment", ["", *known], "", format_func=lambda e: e or "all experiments"
+        )
+    number = queue.counts(experiment or None)
+    with places[1]:
+        state = address.one(
+            st.selectbox, "runs", "state", "State", ["", *theme.STATES], "",
+            format_func=lambda s: f"{s} ({number.get(s, 0):,})" if s else f"all states ({sum(number.values()):,})",
+        )  # fmt: skip
+    most = number.get(state, 0) if state else sum(number.values())
+    pages = list(range(1, max(math.ceil(most / queue.MOST), 1) + 1))
+    page = 1
+    if len(pages) > 1:
+        with places[2]:
+            page = address.one(
+                st.selectbox, "runs", "page", f"Page, {queue.MOST} jobs each", pages, 1, format_func=lambda p: _span(p, most)
+            )
+    if experiment:
+        with places[3]:
+            notices.link("compare", "Compare this experiment", ":material/scatter_plot:", experiment=experiment)
+    return Part(experiment or None, (state,) if state else (), queue.MOST * (page - 1))
 
 
-def live(experiment: str | None) -> None:
+def _span(page: int, most: int) -> str:
+    first = queue.MOST * (page - 1) + 1
+    return f"{first:,} to {min(first + queue.MOST - 1, most):,}{', the newest' if page == 1 else ''}"
+
+
+def live(part: Part) -> None:
     """The table; it follows the queue every two seconds while something is going on."""
-    busy = any(row["state"] in queue.LIVE for row in queue.rows(experiment))
-    st.fragment(_table, run_every="2s" if busy else None)(experiment, busy)
+    busy = any(queue.counts(part.experiment).get(state) for state in queue.LIVE)
+    st.fragment(_table, run_every="2s" if busy else None)(part, busy)
 
 
-def _table(experiment: str | None, was_busy: bool) -> None:
+def _table(part: Part, was_busy: bool) -> None:
     with notices.shown():
-        rows = queue.rows(experiment)
-        if not rows:
+        rows, number = queue.rows(part.experiment, part.states, skip=part.skip), queue.counts(part.experiment)
+        if not number:
             notices.empty("Nothing has been queued yet.", "build", "Build an experiment")
             return
-        _counts(rows)
-        event = tables.show(
-            tables.jobs(rows), "The queue", columns=tables.job_columns(), on_select="rerun", selection_mode="multi-row",
-            key=f"runs.table.{tables.fingerprint(row['job'] for row in rows)}", height=min(38 + 35 * len(rows), 560),
-        )  # fmt: skip
-        picked = [rows[i] for i in event.selection.rows if i < len(rows)]
-        _actions(picked)
-        if was_busy and not any(row["state"] in queue.LIVE for row in rows):
+        _counts(rows, number)
+        if rows:
+            event = tables.show(
+                tables.jobs(rows), "The queue", columns=tables.job_columns(), on_select="rerun", selection_mode="multi-row",
+                key=f"runs.table.{tables.fingerprint(row['job'] for row in rows)}", height=min(38 + 35 * len(rows), 560),
+            )  # fmt: skip
+            _actions([rows[i] for i in event.selection.rows if i < len(rows)])
+        else:
+            notices.empty("No job is in this state.")
+        if was_busy and not any(number.get(state) for state in queue.LIVE):
             st.rerun()  # the last run is over: the timer stops
 
 
-def _counts(rows: Sequence[Mapping[str, Any]]) -> None:
-    states = ("running", "queued", "finished", "failed", "cancelled")
-    number = {s: sum(row["state"] == s or (s == "running" and row["state"] == "starting") for row in rows) for s in states}
+def _counts(rows: Sequence[Mapping[str, Any]], number: Mapping[str, int]) -> None:
+    joined = {**number, "running": number.get("running", 0) + number.get("starting", 0)}
     with st.container(horizontal=True):
-        for state in states:
-            if number[state]:
-                st.markdown(f"{notices.state(state)} {number[state]}", width="content")
+        for state in ("running", "queued", "finished", "failed", "cancelled"):
+            if joined.get(state):
+                st.markdown(f"{notices.state(state)} {joined[state]:,}", width="content")
         left = [row["remaining"] for row in rows if row["remaining"] is not None]
         if left:
             st.markdown(f":gray[present run: about {words.duration(max(left))} left]", width="content")
@@ -75,6 +104,11 @@ def _actions(picked: Sequence[Mapping[str, Any]]) -> None:
             return
         if len(picked) == 1 and picked[0]["kind"] == "train":
             notices.link("run", "Open run", ":material/show_chart:", run=picked[0]["run_id"])
+        trained = [row for row in picked if row["kind"] == "train"]
+        if len(trained) > 1:
+            text, experiments = f"Compare these {len(trained)}", list(dict.fromkeys(row["experiment"] for row in trained))
+            ids = [row["run_id"] for row in trained]
+            notices.link("compare", text, ":material/scatter_plot:", experiment=experiments, run=ids)
         for action in queue.ACTIONS:
             able = [row for row in picked if action in row["actions"]]
             if able:

@@ -5,10 +5,9 @@ from typing import Any
 
 import streamlit as st
 
+from workbench.figures import counts, curves
 from workbench.services import outcomes, queue, results, runs
-from workbench.ui import charts, notices, tables, words
-
-BAR = {"displayModeBar": False}
+from workbench.ui import notices, plots, tables, words
 
 
 def pick() -> str:
@@ -17,9 +16,10 @@ def pick() -> str:
     if not rows:
         notices.empty("There are no runs yet.", "build", "Build an experiment")
         return ""
-    names = {row["run_id"]: f"{row['label']}, seed {row['seed']} · {row['experiment']} · job {row['job']}" for row in rows}
     asked = st.query_params.get("run", "")
     found = runs.find(asked) if asked else rows[0]["run_id"]
+    rows += [] if any(row["run_id"] == found for row in rows) else [results.job_of(found)]  # older than what is listed
+    names = {row["run_id"]: f"{row['label']}, seed {row['seed']} · {row['experiment']} · job {row['job']}" for row in rows}
     start = list(names).index(found) if found in names else 0
     chosen = st.selectbox(
         "Run", list(names), start, key=f"run.pick.{asked}", format_func=names.__getitem__, label_visibility="collapsed"
@@ -84,20 +84,22 @@ def _curves(view: Mapping[str, Any]) -> None:
     metric = next((name for e in found["evaluations"] for name in e["metrics"] if name != "loss"), "")
     left, right = st.columns(2)
     if found["steps"]:
-        left.plotly_chart(charts.live_loss(found["steps"], label), key="run.loss", config=BAR)
+        with left:
+            plots.show(curves.live_loss(found["steps"], label), "run.loss")
     if metric:
-        right.plotly_chart(charts.live_metric(found["evaluations"], metric, label), key="run.metric", config=BAR)
+        with right:
+            plots.show(curves.live_metric(found["evaluations"], metric, label), "run.metric")
     else:
         right.caption("No evaluation yet.")
 
 
 SETTINGS = (
-    "method", "base_method", "preset", "config", "modifiers", "recipe", "training", "learning_rate_source", "data", "model",
-    "seed",
+    "method", "base_method", "preset", "config", "modifiers", "recipe", "init_from", "training", "learning_rate_source", "data",
+    "model", "seed",
 )  # fmt: skip
 ENVIRONMENT = (
     "device", "threads", "precision", "neighbours", "memory_kind", "load_seconds", "first_step_seconds", "eval_seconds",
-    "versions", "base_sha256",
+    "search_seconds", "search", "notes", "versions", "base_sha256",
 )  # fmt: skip
 
 
@@ -131,7 +133,8 @@ def _predictions(run_id: str) -> None:
         st.caption(f"{found['right']:,} of {found['rows']:,} test rows are right.")
     left, right = st.columns([3, 2])
     if found["counts"]:
-        left.plotly_chart(charts.confusion(found["labels"], found["counts"]), key="run.confusion", config=BAR)
+        with left:
+            plots.show(counts.confusion(found["labels"], found["counts"]), "run.confusion")
     with right:
         st.markdown("**Worst mistakes**" if found["labels"] else "**Rows with the largest loss**")
         if found["worst"]:

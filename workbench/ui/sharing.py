@@ -127,8 +127,9 @@ def predict(one: Entry) -> None:
         with notices.shown(), st.spinner("Predicting…"):
             source = files.upload(uploaded.name, uploaded.getvalue())
             to = files.new_place("predictions", f"{one['reference']}-{source.stem}", ".csv")
-            st.session_state["adapters.predicted"] = adapters.ask_predict(one["reference"], source, to)
-    if found := st.session_state.get("adapters.predicted"):
+            st.session_state["adapters.predicted"] = one["reference"], adapters.ask_predict(one["reference"], source, to)
+    by, found = st.session_state.get("adapters.predicted", ("", None))
+    if by == one["reference"]:
         with notices.shown():
             content = files.written(found["to"])
             st.success(f"{found['rows']:,} rows predicted.", icon=":material/check:")

@@ -31,9 +31,10 @@ def plan(methods: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             {
                 "Method": one["label"],
                 "Trainable": one["trainable_params"],
+                "Share": None if one["share_of_base"] is None else 100 * one["share_of_base"],
                 "Memory": words.size(one["predicted"]["peak_memory_bytes"]),
-                "Time": words.duration(one["predicted"]["train_seconds"]),
-                "Rate": words.rate(one["learning_rate"]) if not isinstance(one["learning_rate"], str) else one["learning_rate"],
+                "Time": words.duration((one["search"] or {"seconds": one["predicted"]["train_seconds"]})["seconds"]),
+                "Rate": ", ".join(map(words.rate, one["search"]["rates"])) if one["search"] else words.rate(one["learning_rate"]),
             }
             for one in methods
         ]
@@ -80,9 +81,11 @@ def comparison(table: pd.DataFrame, metrics: Sequence[str], metric: str) -> pd.D
     rows = []
     for one in table.to_dict(orient="records"):
         ends = one.get(f"{metric}.ci_low"), one.get(f"{metric}.ci_high")
-        known = not any(map(words.missing, ends))
+        said = "one seed, no interval" if one["n"] == 1 else words.DASH
+        if not any(map(words.missing, ends)):
+            said = f"{words.score(ends[0])} to {words.score(ends[1])}"
         row = {"Method": one["label"], "Runs": f"{one['n']} of {one['runs']}", words.title(metric): _number(one.get(metric))}
-        row["95 % interval"] = f"{words.score(ends[0])} to {words.score(ends[1])}" if known else words.DASH
+        row["95 % interval"] = said
         row |= {words.title(m): _number(one.get(m)) for m in metrics if m != metric}
         row |= {
             "Trainable": _number(one.get("trainable_params")),

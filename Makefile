@@ -10,7 +10,7 @@ export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test test-all app check fix mutate throughput gpu
+.PHONY: demo test test-all app check fix mutate throughput plan-bench gpu
 
 demo: $(VENV)/.installed
 	$(BIN)/python -P -m workbench run docs/demo.yaml
@@ -53,3 +53,7 @@ gpu:
 
 throughput: $(VENV)/.installed-dev
 	$(BIN)/python -P tests/bench/throughput.py
+
+plan-bench: $(VENV)/.installed-dev
+	$(BIN)/python -P tests/bench/plan.py
+	$(BIN)/python -P tests/bench/plan.py --held-out

@@ -36,7 +36,7 @@ def test_pages_import_only_streamlit_services_and_ui(path):
 @pytest.mark.parametrize("entry", ["import app_check", "from workbench.ui import boot", "import workbench.cli"])
 def test_heavy_libraries_are_not_loaded_at_start(entry):
     code = "import sys; " + entry.replace(
-        "import app_check", "import workbench.ui.charts, workbench.ui.forms, workbench.ui.tables"
+        "import app_check", "import workbench.ui.plots, workbench.ui.forms, workbench.ui.tables"
     )
     code += "; print([m for m in ('torch', 'transformers', 'peft', 'mlflow') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

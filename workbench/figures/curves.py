@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from workbench.figures import style, words
 from workbench.figures.bounds import bounds, complete
 
-MOST = 200  # steps of one label; more cannot be seen
+MOST = 100  # steps of one label; more cannot be seen
 MARKED = 15  # points that are marked one by one
 
 
@@ -53,7 +53,7 @@ def bands(curves: pd.DataFrame, what: str) -> go.Figure:
 
 
 def _thinned(own: pd.DataFrame) -> pd.DataFrame:
-    """At most about 200 of a label's steps, the last one among them; nothing is averaged."""
+    """At most about 100 of a label's steps, the last one among them; nothing is averaged."""
     every = max(1, len(own) // MOST)
     return own.iloc[::-1].iloc[::every].iloc[::-1]
 

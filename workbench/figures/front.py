@@ -21,11 +21,11 @@ def front(runs: pd.DataFrame, found: pd.DataFrame, x: Axis, y: Axis) -> go.Figur
     """
     known = complete(found, "x", "y")
     labels = list(known["label"])
-    dots = complete(runs, _column(runs, x), _column(runs, y))
+    dots = complete(runs, column(runs, x), column(runs, y))
     dots = dots[dots["label"].isin(labels)]
     colours, symbols = style.colours(labels), style.symbols(labels)
     zeros = {
-        one: axes.floor(v / one.unit for v in [*dots[_column(runs, one)], *known[side]]) for side, one in (("x", x), ("y", y))
+        one: axes.floor(v / one.unit for v in [*dots[column(runs, one)], *known[side]]) for side, one in (("x", x), ("y", y))
     }
     looks = [(colours[label], symbols[label]) for label in dots["label"]]
     means = [_mean(one, x, y, zeros, colours[one["label"]], symbols[one["label"]]) for one in known.to_dict("records")]
@@ -34,11 +34,12 @@ def front(runs: pd.DataFrame, found: pd.DataFrame, x: Axis, y: Axis) -> go.Figur
         style.layout(x.title, y.title, height=430, showlegend=len(labels) <= style.MOST_NAMED, dragmode="select")
     )
     for side, one in (("x", x), ("y", y)):
-        _range(figure, one, [v / one.unit for v in [*dots[_column(runs, one)], *known[side]]], known, side, zeros[one])
+        _range(figure, one, [v / one.unit for v in [*dots[column(runs, one)], *known[side]]], known, side, zeros[one])
     return style.described(figure, _told(known, x, y))
 
 
-def _column(runs: pd.DataFrame, one: Axis) -> str:
+def column(runs: pd.DataFrame, one: Axis) -> str:
+    """Where a frame of runs holds a figure: test metrics stand under `metrics.<name>`."""
     return f"metrics.{one.name}" if f"metrics.{one.name}" in runs.columns else one.name
 
 
@@ -69,7 +70,7 @@ def _stairs(known: pd.DataFrame, x: Axis, y: Axis, zeros: Mapping[Axis, float]) 
 
 def _dots(dots: pd.DataFrame, x: Axis, y: Axis, zeros: Mapping[Axis, float], looks: list[tuple[str, str]]) -> go.Scatter:
     """Every run in one trace: a browser draws a few large traces much faster than many small ones."""
-    across, up = dots[_column(dots, x)], dots[_column(dots, y)]
+    across, up = dots[column(dots, x)], dots[column(dots, y)]
     hover = [
         f"{style.plain(label)}, seed {s}<br>{y.short} {y.say(b)}<br>{x.short} {x.say(a)}"
         for label, s, a, b in zip(dots["label"], dots["seed"], across, up)

@@ -134,10 +134,10 @@ def experiments() -> list[Row]:
         return store.experiments()
 
 
-def newest(experiment: str | None, states: Sequence[str], count: int, skip: int = 0) -> list[Row]:
-    """`count` jobs after `skip`, the newest first; of one experiment's id, and in one of `states`, where given."""
+def newest(experiment: str | None, states: Sequence[str], count: int, skip: int = 0, kinds: Sequence[str] = ()) -> list[Row]:
+    """`count` jobs after `skip`, the newest first; of one experiment's id, of `states` and `kinds`, where given."""
     with Store(jobs_db()) as store:
-        return store.newest(experiment, states, count, skip)
+        return store.newest(experiment, states, count, skip, kinds)
 
 
 def counts(experiment: str | None = None) -> dict[str, int]:

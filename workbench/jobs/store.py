@@ -178,9 +178,11 @@ class Store:
         with self._explained():
             return self._db.execute(f"{columns} GROUP BY experiment ORDER BY min(job) DESC").fetchall()
 
-    def newest(self, experiment: str | None, states: Sequence[str], count: int, skip: int = 0) -> list[Row]:
-        """The newest jobs first: `count` of them after `skip`; of one experiment's id, and in one of `states`, where given."""
-        condition, values = self._among(experiment, states)
+    def newest(
+        self, experiment: str | None, states: Sequence[str], count: int, skip: int = 0, kinds: Sequence[str] = ()
+    ) -> list[Row]:
+        """The newest jobs first: `count` of them after `skip`; of one experiment's id, of `states` and `kinds`, where given."""
+        condition, values = self._among(experiment, states, kinds)
         return self._read(f"{condition} ORDER BY job DESC LIMIT ? OFFSET ?", (*values, count, skip))
 
     def counts(self, experiment: str | None = None) -> dict[str, int]:
@@ -191,9 +193,10 @@ class Store:
             return {row["state"]: row["n"] for row in self._db.execute(query, values)}
 
     @staticmethod
-    def _among(experiment: str | None, states: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-        parts = [*(["experiment=?"] if experiment else []), *([f"state IN ({_marks(states)})"] if states else [])]
-        return " AND ".join(parts) or "1", (*([experiment] if experiment else []), *states)
+    def _among(experiment: str | None, states: Sequence[str], kinds: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
+        wanted = {"experiment": (experiment,) if experiment else (), "state": states, "kind": kinds}
+        parts = [f"{name} IN ({_marks(values)})" for name, values in wanted.items() if values]
+        return " AND ".join(parts) or "1", tuple(value for values in wanted.values() for value in values)
 
     def some(self, jobs: Sequence[int]) -> list[Row]:
         """The named jobs that exist, in order."""

@@ -160,9 +160,7 @@ def _kept(source: str, revision: str | None, wanted: list[str]) -> Path | None:
         return None
 
 
-def resolve_model(
-    source: str, revision: str | None = None, trust_remote_code: bool = False, weights: bool = True
-) -> Path:
+def resolve_model(source: str, revision: str | None = None, trust_remote_code: bool = False, weights: bool = True) -> Path:
     """The local folder of a base model; downloads a Hub model's safetensors, settings and tokenizer if need be.
 
     Args:

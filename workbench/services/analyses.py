@@ -12,6 +12,7 @@ from workbench.jobs import client, engine, wire
 from workbench.services import adapters, catalogue, results, runs
 
 KIND = "analyse"
+MOST = 1000  # analyses that are looked through, the newest
 EMPTY: Mapping[str, Any] = {
     "analysis": None, "settings": {}, "runs": [], "tables": {}, "figures": {}, "sentences": [], "per_run": {},
     "neighbours": False,
@@ -197,7 +198,7 @@ def results_of(references: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _finished_analyses() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """(row, result) of finished analyses, the newest first."""
-    rows = [row for row in reversed(client.jobs()) if row["kind"] == KIND and row["state"] == "finished"]
+    rows = client.newest(None, ("finished",), MOST, kinds=(KIND,))
     return [(row, verdict) for row in rows if (verdict := _verdict(row))]
 
 

@@ -131,12 +131,12 @@ def _fronts(found: Comparison) -> Iterable[str]:
 
     wide = tradeoffs.widened(found)
     y = axes.axis(found.metric, found.higher)
-    analysed = [name for name in tradeoffs.ANALYSED if wide.runs[name].notna().any()]
+    analysed = [name for name in tradeoffs.ANALYSED if wide.runs[name].count()]
     parts = []
     for name in (*FRONTS, *analysed):
         x = axes.axis(name)
         standing = comparison.front(wide, x.name, y.name, x.better, y.better)
-        if standing[["x", "y"]].notna().all(axis=1).any():
+        if len(standing.dropna(subset=["x", "y"])):
             rows = [
                 {"Method": one["label"], x.short: x.say(one["x"]), "Standing": front.standing(one)}
                 for one in standing.to_dict("records")
@@ -165,7 +165,7 @@ def _inside(found: Comparison) -> Iterable[str]:
     from workbench.figures import document as doc
 
     frame = pd.DataFrame(tradeoffs.movement(found)[0])
-    kinds = [kind for kind in ("weight", "activation") if len(frame) and (frame["kind"] == kind).any()]
+    kinds = [kind for kind in ("weight", "activation") if kind in set(frame.get("kind", ()))]
     drawn = [doc.figure(depth.movement(frame, kind)) for kind in kinds]
     return [doc.heading("Where the adapters moved the model", 3), *drawn] if drawn else []
 

@@ -27,7 +27,9 @@ def draw(found: Comparison, metric: str) -> None:
     for one in tradeoffs.missing(wide, (x.name, y.name)):
         text, label = OFFERS[one.analysis]
         measuring.offer(one.analysis, one.runs, text.format(n=len(one.runs)), label)
-    standing = comparison.front(wide, x.name, y.name, x.better, y.better)
+    columns = ["run_id", "state", *(front.column(wide.runs, one) for one in (x, y))]
+    held = wide.runs.reindex(columns=columns).to_json()
+    standing = _standing(held, x.name, y.name, x.better, y.better, wide)
     if not standing[["x", "y"]].notna().all(axis=1).any():
         notices.empty(f"No method has both {words.title(x.short)} and {words.title(y.short)} yet.")
         return
@@ -39,11 +41,17 @@ def draw(found: Comparison, metric: str) -> None:
     _chosen(wide, standing)
     tables.show(rankings.standings(standing, x, y), "Where each method stands", columns=rankings.standing_columns(x, y))
     st.subheader("All figures of every run", anchor=False)
-    held = [axes.axis(name) for name in (*tradeoffs.MEASURED, *tradeoffs.ANALYSED)]
-    plots.show(many.parallel(wide.runs, held, _axis(metric, wide)), "compare.parallel")
+    figures = [axes.axis(name) for name in (*tradeoffs.MEASURED, *tradeoffs.ANALYSED)]
+    plots.show(many.parallel(wide.runs, figures, _axis(metric, wide)), "compare.parallel")
     st.caption(
         "Up is better on every axis. A faint line is a run, a strong one the mean of a method; click a name to hide or show it."
     )
+
+
+@st.cache_data(max_entries=64, show_spinner="Weighing the methods…")
+def _standing(held: str, x: str, y: str, x_better: str, y_better: str, _wide: Comparison) -> pd.DataFrame:
+    """The front of these runs and values; its bootstrap is done once."""
+    return comparison.front(_wide, x, y, x_better, y_better)
 
 
 def _axes(wide: Comparison, metric: str) -> tuple[Axis, Axis]:

@@ -55,7 +55,7 @@ def answers(home, monkeypatch):
 def cold():
     """Open a page by a deep link, without `app.py`."""
 
-    def opened(page, **query):
+    def opened(page, /, **query):
         at = AppTest.from_file(str(ROOT / "pages" / f"{page}.py"), default_timeout=60)
         for name, value in query.items():
             at.query_params[name] = value

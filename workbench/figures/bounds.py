@@ -13,7 +13,7 @@ def complete(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     if any(c not in frame.columns for c in columns):
         return pd.DataFrame(columns=[*frame.columns, *(c for c in columns if c not in frame.columns)])
     numbers = frame[list(columns)].apply(pd.to_numeric, errors="coerce").replace([math.inf, -math.inf], math.nan)
-    return frame[numbers.notna().all(axis=1)]
+    return frame.loc[numbers.notna().all(axis=1).to_numpy()]
 
 
 def bounds(dots: Iterable[float], ends: Iterable[tuple[float | None, float | None]]) -> list[float] | None:

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures import style, words
+from workbench.figures.bounds import complete
 
 ACROSS = 4  # pictures in one line
 DECADES = 3  # below this share of the largest change nothing is told apart
@@ -46,7 +47,7 @@ def movement(rows: pd.DataFrame, kind: str) -> go.Figure:
 
 def _colours(own: pd.DataFrame) -> dict:
     """Colour by decades: a bias that starts near zero moves a hundred times as far as a matrix, relative to where it was."""
-    held = [v for v in pd.to_numeric(own["value"], errors="coerce") if v > 0] if len(own) else []
+    held = [float(v) for v in complete(own, "value")["value"] if v > 0]
     most = math.log10(max(held)) if held else 0.0
     least = max(min(math.log10(min(held)), most - 0.5), most - DECADES) if held else -1.0
     powers = range(math.ceil(least), math.floor(most) + 1)

@@ -1,7 +1,7 @@
 """Parallel coordinates: one line per run through all its figures, and the mean of each method."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -31,22 +31,22 @@ def parallel(runs: pd.DataFrame, figures: Sequence[Axis], quality: Axis) -> go.F
     figure = go.Figure([*_lines(rows, places, held, column, labels), _ticks(rows, held, column)])
     heads = [f"<b>{one.short}</b>" if one is quality else one.short for one in held]
     figure.update_layout(style.layout("", "", height=420, showlegend=len(labels) <= style.MOST_NAMED))
-    figure.update_xaxes(tickvals=list(range(len(held))), ticktext=heads, side="bottom", range=[-0.45, len(held) - 0.75])
+    figure.update_xaxes(tickvals=list(range(len(held))), ticktext=heads, side="bottom", range=[-0.5, len(held) - 0.5])
     figure.update_xaxes(gridcolor=style.INK, showline=False)
-    figure.update_yaxes(visible=False, range=[-0.06, 1.06])
+    figure.update_yaxes(visible=False, range=[-0.2, 1.2])
     names = words.listed([one.short for one in held], 8)
     return style.described(figure, f"Parallel coordinates of {len(rows)} runs of {len(labels)} methods, up is better: {names}.")
 
 
-def _places(values: pd.Series, one: Axis) -> pd.Series:
+def _places(values: Iterable[float], one: Axis) -> list[float]:
     """Values between 0 (worst) and 1 (best) on their axis; equal values lie in the middle."""
-    spots = pd.to_numeric(values).astype(float)
+    spots = [float(v) for v in values]
     if one.log:
         zero = math.log10(axes.floor(spots))
-        spots = spots.map(lambda v: math.log10(v) if v > 0 else zero)
-    low, high = spots.min(), spots.max()
-    share = (spots - low) / (high - low) if high > low else spots * 0 + 0.5
-    return share if one.better == "higher" else 1 - share
+        spots = [math.log10(v) if v > 0 else zero for v in spots]
+    low, high = min(spots), max(spots)
+    share = [(v - low) / (high - low) if high > low else 0.5 for v in spots]
+    return share if one.better == "higher" else [1 - v for v in share]
 
 
 def _lines(
@@ -79,8 +79,8 @@ def _ticks(rows: pd.DataFrame, held: Sequence[Axis], column: dict[str, str]) -> 
     x, y, text = [], [], []
     for i, one in enumerate(held):
         ends = sorted([float(rows[column[one.name]].min()), float(rows[column[one.name]].max())], reverse=one.better == "lower")
-        for height, value in zip((0.0, 1.0), ends):
-            x.append(i)
-            y.append(height)
-            text.append(f" {one.say(value)}")
-    return go.Scatter(x=x, y=y, text=text, mode="text", textposition="middle right", hoverinfo="skip", showlegend=False)
+        x += [i, i]
+        y += [0.0, 1.0]
+        text += [f"<br>{one.say(ends[0])}", f"{one.say(ends[1])}<br>"]  # a line of room to what is drawn there
+    places = ["bottom center", "top center"] * len(held)
+    return go.Scatter(x=x, y=y, text=text, mode="text", textposition=places, hoverinfo="skip", showlegend=False)

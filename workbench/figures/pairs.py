@@ -55,10 +55,12 @@ def forest(pairs: pd.DataFrame, runs: pd.DataFrame, unit: str = "", higher: bool
 def _seeds(rows: list[dict[str, Any]], runs: pd.DataFrame, times: float) -> go.Scatter:
     x, y, hover = [], [], []
     column = f"metrics.{rows[0]['metric']}" if rows else ""
-    values = complete(runs, column).groupby(["label", "seed"])[column].first() if rows else pd.Series(dtype=float)
+    known: dict[str, dict[int, float]] = {}
+    for label, seed, value in complete(runs, "seed", column)[["label", "seed", column]].itertuples(index=False) if rows else ():
+        known.setdefault(label, {})[int(seed)] = value
     for row in rows:
-        a, b = (values.get(row[side], pd.Series(dtype=float)) for side in ("a", "b"))
-        for seed in a.index.intersection(b.index):
+        a, b = known.get(row["a"], {}), known.get(row["b"], {})
+        for seed in sorted(a.keys() & b.keys()):
             x.append(times * (a[seed] - b[seed]))
             y.append(_name(row))
             hover.append(f"{_name(row)}, seed {seed}<br>{words.signed(x[-1], 2 if times > 1 else 4)}")

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from typing_extensions import TypeIs
+
 DASH = "–"
 
 
@@ -89,6 +91,6 @@ def listed(names: list[str], most: int = 6) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1] if names else ""]))
 
 
-def missing(value: Any) -> bool:
-    """Whether there is nothing to show."""
+def missing(value: Any) -> TypeIs[None]:
+    """Whether there is nothing to show: None, NaN or infinite; what is left is a number."""
     return value is None or (isinstance(value, float) and not math.isfinite(value)) or type(value).__name__ == "NAType"

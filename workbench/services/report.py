@@ -131,7 +131,7 @@ def _fronts(found: Comparison) -> Iterable[str]:
 
     wide = tradeoffs.widened(found)
     y = axes.axis(found.metric, found.higher)
-    analysed = [name for name in tradeoffs.ANALYSED if wide.runs[name].count()]
+    analysed = [name for name in tradeoffs.ANALYSED if len(wide.runs.dropna(subset=[name]))]
     parts = []
     for name in (*FRONTS, *analysed):
         x = axes.axis(name)

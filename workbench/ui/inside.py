@@ -22,7 +22,7 @@ def draw(found: Comparison) -> None:
         measuring.offer("movement", left_out, text, "Measure movement")
     frame = pd.DataFrame(rows)
     for kind, (title, text) in KINDS.items():
-        if len(frame) and (frame["kind"] == kind).any():
+        if len(frame) and kind in set(frame["kind"]):
             st.subheader(title, anchor=False)
             plots.show(depth.movement(frame, kind), f"compare.movement.{kind}")
             st.caption(text)

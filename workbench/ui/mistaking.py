@@ -33,7 +33,7 @@ def draw(found: Comparison) -> None:
         notices.empty("They agree on every test row that both have predictions of.")
         return
     texts = _texts(found, a, [int(i) for i in rows["id"]])
-    shown, columns = rankings.disagreements(rows, texts, a, b), rankings.disagreement_columns()
+    shown, columns = rankings.disagreements(rows, texts, a, b), rankings.disagreement_columns(a, b)
     tables.show(shown, "Rows on which the two methods disagree most", columns=columns, row_height=70)
     st.caption("Shares of the common seeds that are right; rows where they differ most first.")
 

@@ -81,8 +81,8 @@ def disagreements(rows: pd.DataFrame, texts: Mapping[int, str], a: str, b: str) 
     return pd.DataFrame(shown)
 
 
-def disagreement_columns() -> dict[str, Any]:
+def disagreement_columns(a: str, b: str) -> dict[str, Any]:
     """How the columns of `disagreements` are shown."""
     column = st.column_config
-    texts = {"Text": column.TextColumn(width=460), "True": column.TextColumn(width=100)}
-    return {"Row": column.NumberColumn(width=60, format="%d"), **texts}
+    texts = {"Text": column.TextColumn(width=390), "True": column.TextColumn(width=100)}
+    return {"Row": column.NumberColumn(width=55, format="%d"), **texts, **{name: column.TextColumn(width=205) for name in (a, b)}}

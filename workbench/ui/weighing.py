@@ -30,7 +30,7 @@ def draw(found: Comparison, metric: str) -> None:
     columns = ["run_id", "state", *(front.column(wide.runs, one) for one in (x, y))]
     held = wide.runs.reindex(columns=columns).to_json()
     standing = _standing(held, x.name, y.name, x.better, y.better, wide)
-    if not standing[["x", "y"]].notna().all(axis=1).any():
+    if standing.dropna(subset=["x", "y"]).empty:
         notices.empty(f"No method has both {words.title(x.short)} and {words.title(y.short)} yet.")
         return
     plots.choose(front.front(wide.runs, standing, x, y), "compare.front", _picked)

@@ -23,7 +23,8 @@ def parallel(runs: pd.DataFrame, figures: Sequence[Axis], quality: Axis) -> go.F
     """
     column = {one.name: one.name for one in figures} | {quality.name: f"metrics.{quality.name}"}
     held = [one for one in (*figures, quality) if len(complete(runs, column[one.name]))]
-    rows = complete(runs, *(column[one.name] for one in held))
+    needed = ["label", "seed", *(column[one.name] for one in held)]
+    rows = complete(runs, *needed[2:]).reindex(columns=needed)
     if held[-1:] != [quality] or not len(rows):
         return style.described(go.Figure(layout=style.layout("", "")), "Parallel coordinates: nothing is finished yet.")
     places = pd.DataFrame({one.name: _places(rows[column[one.name]], one) for one in held}, index=rows.index)

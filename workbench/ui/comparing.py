@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from workbench import compare
@@ -191,14 +192,21 @@ def _overview(view: View) -> None:
 
 def _curves(view: View) -> None:
     rows, metric = view.found.rows, view.metric
+    held = tuple((row["run_id"], row["label"], row["state"], row["attempt"], row["step"]) for row in rows)
     left, right = st.columns(2)
     with left:
         st.subheader(f"{words.title(metric)} on the validation split", anchor=False)
-        plots.show(curves.bands(comparison.curves(rows, metric), words.title(metric)), "compare.curve")
+        plots.show(_bands(held, metric, words.title(metric), rows), "compare.curve")
     with right:
         st.subheader("Training loss", anchor=False)
-        plots.show(curves.bands(comparison.curves(rows, "loss"), "Training loss (nats)"), "compare.loss")
+        plots.show(_bands(held, "loss", "Training loss (nats)", rows), "compare.loss")
     st.caption("Lines are means over seeds at each step, bands their 95 % intervals where at least two seeds have the step.")
+
+
+@st.cache_data(max_entries=32, show_spinner="Reading the curves…")
+def _bands(held: tuple[tuple, ...], name: str, title: str, _rows: Sequence[dict[str, Any]]) -> go.Figure:
+    """The curves of these runs as far as they had come; drawn once."""
+    return curves.bands(comparison.curves(_rows, name), title)
 
 
 def _watch(whole: Comparison) -> None:

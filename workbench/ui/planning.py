@@ -57,13 +57,13 @@ def _tiles(found: Mapping[str, Any], seeds: int) -> None:
 def _columns() -> dict[str, Any]:
     column = st.column_config
     return {
-        "Method": column.TextColumn(width=100),
+        "Method": column.TextColumn(width=88),
         "Trainable": column.NumberColumn(
             format="localized", width=72, help="Scalars that differ from the base after training, without the head"
         ),
         "Share": column.NumberColumn(format="%.2g %%", width=52, help="Trainable scalars in percent of the base model's"),
-        "Memory": column.TextColumn(width=66, help="Predicted peak memory of the training"),
-        "Time": column.TextColumn(width=62, help="Predicted training time of one run, all rates of a search together"),
+        "Memory": column.TextColumn(width=64, help="Predicted peak memory of the training"),
+        "Time": column.TextColumn(width=58, help="Predicted training time of one run, all rates of a search together"),
         "Rate": column.TextColumn(width=50, help="Learning rate: yours, or the method's default"),
     }
 

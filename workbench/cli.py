@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     made["jobs"].add_argument("experiment", nargs="?")
     made["daemon"].add_argument("action", choices=("start", "stop", "status"))
     made["compare"].add_argument("experiment", nargs="+")
-    made["compare"].add_argument("--html", metavar="FILE")
+    made["compare"].add_argument("--html", metavar="FILE", help="also write the report, one HTML file")
     made["predict"].add_argument("--to", required=True, metavar="FILE")
     made["export"].add_argument("--format", required=True, choices=("peft", "lora", "merged", "bundle"))
     made["export"].add_argument("--to", required=True, metavar="DIR")

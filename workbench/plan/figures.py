@@ -102,6 +102,23 @@ def seconds(
     return steps, round(steps * (products + others + fixed) + FIRST_STEP[machine.device], 3)
 
 
+def beside(adapters: Adapters, training: TrainingSpec, work: Workload, machine: Machine, steps: int) -> tuple[int, float]:
+    """(bytes, seconds) that a further, frozen model adds: its forward pass on every training batch, which keeps nothing.
+
+    Its weights count where `memory` counts those of the base: all of them on CUDA, the pages touched at first use on a processor.
+    """
+    on_cpu, longest, weights = machine.device == "cpu", work.longest, counting.weight_bytes(adapters.host)
+    scores, logits = _heads(adapters.host.config) * longest, _output_width(adapters)
+    alive = 4 * (PASSING * (cost.passing_floats(adapters.sites) + scores * on_cpu) + LOGITS_TRAINED * logits)
+    held = int(CPU_PAGES * weights if on_cpu else weights) + int(min(training.batch_size, work.rows) * longest * alive)
+    positions = min(training.batch_size, work.rows) * training.gradient_accumulation * work.tokens
+    operations = cost.forward_flops(adapters.sites) + cost.attention_flops(adapters.sites, work.tokens)
+    operations += 2.0 * logits * cost.width(adapters.sites)
+    products = positions * operations / (gemm_flops(machine) * UTILISATION[machine.device, machine.precision])
+    fixed = adapters.n_blocks * training.gradient_accumulation * BLOCK_SECONDS[machine.device] / 3  # forward, no backward
+    return held, steps * (products + fixed)
+
+
 HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "resid_pdrop")
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 

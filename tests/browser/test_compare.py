@@ -92,8 +92,9 @@ def test_from_the_headline_to_chosen_runs_and_a_report(idle, address, page, tmp_
     assert fits(page)
 
     page.get_by_role("tab", name="Trade-offs").click()
-    sync_api.expect(page.locator(".js-plotly-plot")).to_have_count(2)
+    page.wait_for_url("**tab=tradeoffs**")  # the tab before has as many figures, and they go
     settle(page)
+    sync_api.expect(page.locator(".js-plotly-plot")).to_have_count(2)
     box(page, page.locator(".js-plotly-plot").first)
     page.wait_for_url("**pick=lora**")
     assert fits(page)

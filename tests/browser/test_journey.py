@@ -51,7 +51,7 @@ def test_from_a_form_to_a_verified_export(address, page, home):
     page.get_by_role("link", name="Compare", exact=True).click()
     page.get_by_text("has the highest mean accuracy").wait_for()
     sync_api.expect(page.locator(".js-plotly-plot")).to_have_count(1)
-    sync_api.expect(page.get_by_text("One seed, no interval")).to_be_visible()
+    sync_api.expect(page.get_by_text("One seed, no interval:")).to_be_visible()
 
     lora = next(row["run_id"] for row in rows if row["label"] == "lora")
     page.goto(f"{address}/adapters?adapter={lora}")

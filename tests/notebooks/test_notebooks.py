@@ -28,7 +28,7 @@ def test_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     try:
-        NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
     finally:
         subprocess.run([sys.executable, "-m", "workbench", "daemon", "stop"], cwd=ROOT, check=True, capture_output=True)
     shown = str([cell.outputs for cell in notebook.cells if cell.cell_type == "code"])

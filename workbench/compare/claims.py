@@ -51,9 +51,7 @@ def parsed(claim: str) -> ast.Compare:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
     if not isinstance(tree, ast.Compare) or len(tree.ops) != 1 or type(tree.ops[0]) not in ORDERS:
-        raise WorkbenchError(
-            f"a claim must be one comparison such as `lora.loss <= full.loss + 0.03`; got {claim[:120]!r}."
-        )
+        raise WorkbenchError(f"a claim must be one comparison such as `lora.loss <= full.loss + 0.03`; got {claim[:120]!r}.")
     names(tree)
     return tree
 

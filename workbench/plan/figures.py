@@ -72,11 +72,9 @@ def _activations(adapters: Adapters, reach: cost.Reach, training: TrainingSpec, 
     longest = work.longest + reach.virtual
     drops = on_cpu and bool(_rate(config, ATTENTION_DROPOUT))  # then attention is not fused, and keeps its scores
     masks = (1.0 if on_cpu else 0.25) if _rate(config, HIDDEN_DROPOUT) else 0.0
-    scores, wide, logits = _heads(config) * longest, cost.passing_floats(adapters.sites), _output_width(adapters)
-    kept = cost.kept_floats(adapters.sites, reach, masks, 3 * scores * drops)
-    alive = PASSING * (wide + (4 if drops else 1) * scores * on_cpu)
-    trained = kept * WIDTH[machine.precision] + 4 * (alive + LOGITS_TRAINED * logits)
-    judged = 4 * (PASSING * (wide + scores * on_cpu) + LOGITS_JUDGED * logits)
+    kept = cost.kept_floats(adapters.sites, reach, masks, 3 * _heads(config) * longest * drops)
+    trained = kept * WIDTH[machine.precision] + _passing(adapters, longest, (4 if drops else 1) * on_cpu, LOGITS_TRAINED)
+    judged = _passing(adapters, longest, on_cpu, LOGITS_JUDGED)
     batch = training.batch_size
     return longest * max(min(batch, work.rows) * trained, min(2 * batch, work.judged) * judged)
 
@@ -92,8 +90,8 @@ def seconds(
     steps = _steps(training, work)
     positions = min(training.batch_size, work.rows) * training.gradient_accumulation * length
     logits = _output_width(adapters)
-    operations = cost.forward_flops(sites) + cost.attention_flops(sites, length) + cost.backward_flops(sites, reach, length)
-    operations += (2.0 if reach.lowest is None else 4.0) * logits * cost.width(sites)
+    operations = _forward(adapters, length) + cost.backward_flops(sites, reach, length)
+    operations += 0.0 if reach.lowest is None else 2.0 * logits * cost.width(sites)
     scores = _heads(config) * length if _rate(config, ATTENTION_DROPOUT) else 0.0
     numbers = cost.dropped_floats(sites, bool(_rate(config, HIDDEN_DROPOUT)), scores) + reach.numbers + logits
     products = positions * operations / (gemm_flops(machine) * UTILISATION[machine.device, machine.precision])
@@ -102,19 +100,37 @@ def seconds(
     return steps, round(steps * (products + others + fixed) + FIRST_STEP[machine.device], 3)
 
 
+def _passing(adapters: Adapters, longest: int, scores: int, logits: int) -> float:
+    """Bytes per position alive at once in a pass that keeps nothing.
+
+    Args:
+        adapters: of the model.
+        longest: positions of the longest example.
+        scores: copies of the attention's scores that are held.
+        logits: copies of the output layer's numbers that are held.
+    """
+    wide = cost.passing_floats(adapters.sites) + scores * _heads(adapters.host.config) * longest
+    return 4 * (PASSING * wide + logits * _output_width(adapters))
+
+
+def _forward(adapters: Adapters, length: float) -> float:
+    """Operations per position of one forward pass, the output layer's included."""
+    sites = adapters.sites
+    own = cost.forward_flops(sites) + cost.attention_flops(sites, length)
+    return own + 2.0 * _output_width(adapters) * cost.width(sites)
+
+
 def beside(adapters: Adapters, training: TrainingSpec, work: Workload, machine: Machine, steps: int) -> tuple[int, float]:
     """(bytes, seconds) that a further, frozen model adds: its forward pass on every training batch, which keeps nothing.
 
     Its weights count where `memory` counts those of the base: all of them on CUDA, the pages touched at first use on a processor.
     """
     on_cpu, longest, weights = machine.device == "cpu", work.longest, counting.weight_bytes(adapters.host)
-    scores, logits = _heads(adapters.host.config) * longest, _output_width(adapters)
-    alive = 4 * (PASSING * (cost.passing_floats(adapters.sites) + scores * on_cpu) + LOGITS_TRAINED * logits)
-    held = int(CPU_PAGES * weights if on_cpu else weights) + int(min(training.batch_size, work.rows) * longest * alive)
-    positions = min(training.batch_size, work.rows) * training.gradient_accumulation * work.tokens
-    operations = cost.forward_flops(adapters.sites) + cost.attention_flops(adapters.sites, work.tokens)
-    operations += 2.0 * logits * cost.width(adapters.sites)
-    products = positions * operations / (gemm_flops(machine) * UTILISATION[machine.device, machine.precision])
+    batch = min(training.batch_size, work.rows)
+    held = int(CPU_PAGES * weights if on_cpu else weights)
+    held += int(batch * longest * _passing(adapters, longest, on_cpu, LOGITS_TRAINED))
+    operations = batch * training.gradient_accumulation * work.tokens * _forward(adapters, work.tokens)
+    products = operations / (gemm_flops(machine) * UTILISATION[machine.device, machine.precision])
     fixed = adapters.n_blocks * training.gradient_accumulation * BLOCK_SECONDS[machine.device] / 3  # forward, no backward
     return held, steps * (products + fixed)
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.paths import jobs_db, run_folder
-from workbench.jobs import wire
 from workbench.jobs.store import Store
+from workbench.services import stored
 
 if TYPE_CHECKING:
     from workbench.plan import Factor
 
 RECENT = 200  # finished runs that are looked at, the newest first
-_seen: dict[tuple[str, int], dict[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,6 @@ def _past(result: Mapping[str, Any], name: str) -> Any:
 
 
 def _result(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A finished run's result, read once; empty where its folder is gone."""
-    key = (row["run_id"], row["attempt"])
-    if key not in _seen:
-        verdict = wire.read_json(run_folder(row["run_id"]) / "verdict.json") or {}
-        _seen[key] = dict(verdict.get("result") or {}) if verdict.get("attempt") == row["attempt"] else {}
-    return _seen[key]
+    """A finished run's result; empty where its folder is gone."""
+    verdict = stored.verdict(run_folder(row["run_id"]))
+    return verdict.get("result") or {} if verdict.get("attempt") == row["attempt"] else {}

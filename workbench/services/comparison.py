@@ -99,7 +99,9 @@ def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def pairs(found: Comparison, metric: str) -> "pd.DataFrame":
-    """Every two labels judged by another test metric; columns `compare.PAIRS`."""
+    """Every two labels judged by a test metric; columns `compare.PAIRS`. Those of the headline metric are there already."""
+    if metric == found.metric:
+        return found.pairs
     return judging.pairs(found.rows, metric, judging.higher(metric, found.rows), found.groups)
 
 

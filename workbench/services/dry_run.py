@@ -17,10 +17,10 @@ from workbench.core.paths import home
 from workbench.core.spec import ExperimentSpec, parse_spec, with_baseline
 from workbench.jobs import client, detach, failures, slots
 from workbench.jobs.store import LIVE
+from workbench.services.results import PREDICTED
 
 LONGEST = 600.0  # seconds
 BUSY = 0.5  # load per core before the start
-FIGURES = ("trainable_params", "peak_memory_bytes", "train_seconds")
 
 
 def ask(spec: Mapping[str, Any], label: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def one_entry(spec: ExperimentSpec, label: str) -> ExperimentSpec:
 
 
 def _live() -> int:
-    return sum(row["state"] in LIVE for row in client.jobs())
+    return sum(client.counts().get(state, 0) for state in LIVE)
 
 
 def _disturbances(jobs: int, load: float, cores: int) -> list[str]:
@@ -99,7 +99,7 @@ def rehearsed(request: Mapping[str, Any]) -> dict[str, Any]:
     run = resolve(parse_spec(request["spec"]))[0]
     found = rehearse(run, Placed(device=request["device"], threads=request["threads"]))
     measured = {name: found[name] for name in ("peak_memory_bytes", "train_seconds", "seconds_per_step")}
-    said = {name: run.predicted.get(name) for name in FIGURES}
+    said = {name: run.predicted.get(name) for name in PREDICTED}
     return {
         "device": request["device"],
         "precision": found["precision"],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.run_spec import ModelRef
-from workbench.core.spec import ExperimentSpec, TrainingSpec
+from workbench.core.spec import ExperimentSpec, ModelSpec, TrainingSpec
 from workbench.jobs import slots
 from workbench.services.calibration import Calibration, Record
 
@@ -76,7 +76,7 @@ def stand(spec: ExperimentSpec, task: "Task", splits: "Splits", model: ModelRef)
         host = task.host(meta=True)
         head = task.head(host)
     except (OSError, ValueError, KeyError) as error:  # transformers' many ways to say that a folder lacks something
-        raise misfit(spec, error) from None
+        raise misfit(spec.model.source, spec.task, error) from None
     machine = _machine(spec.device, spec.training.precision)
     weights, room = counting.weight_bytes(host), probe.room(machine.device)
     fitting.check_weights(weights, machine, room)
@@ -84,10 +84,14 @@ def stand(spec: ExperimentSpec, task: "Task", splits: "Splits", model: ModelRef)
     return Ground(spec.device, host, head, work, weights, model.sha256, room, Record.read())
 
 
-def misfit(spec: ExperimentSpec, error: Exception) -> WorkbenchError:
+def misfit(source: str, task: str, error: Exception) -> WorkbenchError:
     """The one sentence for a base model that the task cannot be built on."""
-    reason = " ".join(str(error).split())[:160].rstrip(". ")
-    return WorkbenchError(f"the base model {spec.model.source} does not fit the task {spec.task}: {reason}.")
+    return WorkbenchError(f"the base model {source} does not fit the task {task}: {reason(error)}.")
+
+
+def reason(error: Exception) -> str:
+    """What transformers complains of, as the end of a sentence."""
+    return " ".join(str(error).split())[:160].rstrip(". ")
 
 
 def base(spec: ExperimentSpec, weights: bool) -> tuple[Path, ModelRef, str, str]:
@@ -113,18 +117,17 @@ def base(spec: ExperimentSpec, weights: bool) -> tuple[Path, ModelRef, str, str]
         folder = Path(model.source).expanduser()
         if not (folder / "config.json").is_file():
             raise
-        return folder, _reference(spec, ""), str(error), ""
+        return folder, reference(model, ""), str(error), ""
     if not is_complete(folder):
-        return folder, _reference(spec, ""), "", f"The weights of {model.source} are not here yet; launching downloads them."
-    return folder, _reference(spec, weights_sha256(folder)), "", ""
+        return folder, reference(model, ""), "", f"The weights of {model.source} are not here yet; launching downloads them."
+    return folder, reference(model, weights_sha256(folder)), "", ""
 
 
-def _reference(spec: ExperimentSpec, sha256: str) -> ModelRef:
-    path = Path(spec.model.source).expanduser()
-    local = not spec.model.source.startswith("bundled/") and path.is_dir()
-    return ModelRef(
-        **{**spec.model.model_dump(), "source": str(path.resolve()) if local else spec.model.source, "sha256": sha256}
-    )
+def reference(model: ModelSpec, sha256: str) -> ModelRef:
+    """A base model with the hash of its weights; a folder by its absolute path."""
+    path = Path(model.source).expanduser()
+    local = not model.source.startswith("bundled/") and path.is_dir()
+    return ModelRef(**{**model.model_dump(), "source": str(path.resolve()) if local else model.source, "sha256": sha256})
 
 
 def check_device(wanted: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import WorkbenchError
 from workbench.core.run_spec import AdapterRef, ModelRef
 from workbench.core.spec import ModelSpec
-from workbench.services import adapters
+from workbench.services import adapters, grounds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,8 +50,7 @@ def _resolved(name: str, model: ModelSpec) -> ModelRef | AdapterRef:
         folder = resolve_model(model.source, model.revision, model.trust_remote_code)
     except WorkbenchError as error:
         raise WorkbenchError(f"the model {name} must be a run, an adapter folder or a base model: {error}") from None
-    source = str(path.resolve()) if path.is_dir() and not model.source.startswith("bundled/") else model.source
-    return ModelRef(**{**model.model_dump(), "source": source, "sha256": weights_sha256(folder)})
+    return grounds.reference(model, weights_sha256(folder))
 
 
 def problems(refs: Refs, task: "Task", entries: Sequence[str]) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def prepare(spec: ExperimentSpec, strict: bool = False) -> Prepared:
     try:
         task = cls(folder, splits.labels, spec.training.max_length)
     except (OSError, ValueError, KeyError) as error:
-        raise grounds.misfit(spec, error) from None
+        raise grounds.misfit(spec.model.source, spec.task, error) from None
     ground = grounds.stand(spec, task, splits, model)
     lines = tuple(_line(found, entry, ground, task, splits) for found, entry in zip(resolved, spec.methods, strict=True))
     rows = {name: len(getattr(splits, name)) for name in ("train", "validation", "test")}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core import paths
 from workbench.core.errors import WorkbenchError
 from workbench.jobs import detach, engine, wire
+from workbench.services import grounds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,8 +64,7 @@ def _counted(cls: "type[Task]", folder: Path, source: str, task: str) -> dict[st
         host = made.host(meta=True)
         head = made.head(host)
     except (OSError, ValueError, KeyError) as error:  # transformers' many ways to say that a folder lacks something
-        reason = " ".join(str(error).split())[:160].rstrip(". ")
-        raise WorkbenchError(f"the base model {source} does not fit the task {task}: {reason}.") from None
+        raise grounds.misfit(source, task, error) from None
     plans = {key: _plan(host, head, key, tuple(cls.provides)) for key in (*registry.methods(), *registry.aliases())}
     base = max(plan.base_params for plan in plans.values())
     found = {key: None if plan.problems else plan.trainable_params / max(1, base) for key, plan in plans.items()}
@@ -72,14 +72,13 @@ def _counted(cls: "type[Task]", folder: Path, source: str, task: str) -> dict[st
 
 
 def _plan(host: "nn.Module", head: tuple[str, ...], name: str, provides: tuple[str, ...]) -> "Plan":
-    """The plan of one method at its usual settings; only its counts are used, so the size of the data is nominal."""
-    from workbench.core.spec import TrainingSpec
+    """What one method counts at its usual settings; the size of the data does not matter to that."""
     from workbench.kernel import registry
-    from workbench.plan import Entry, Machine, Plan, Workload, plan_method
+    from workbench.plan import Entry, Plan, Workload, count_method
 
     try:
         entry = Entry(name, registry.find(name)[0], registry.configure(name, {}))
-        return plan_method(host, head, entry, TrainingSpec(), Workload(1, 1.0, 1, provides), Machine())
+        return count_method(host, head, entry, Workload(1, 1.0, 1, provides))
     except WorkbenchError as error:
         return Plan(problems=(str(error),))
 

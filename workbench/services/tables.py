@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workbench.figures import words
+
 MOST_SENTENCES = 30
 COMPARISON = ("label", "seed", "state", "quality", "trainable", "memory", "seconds")
 
@@ -36,14 +38,8 @@ def text(value: Any) -> str:
 
 
 def size(value: int | float | None) -> str | None:
-    """Bytes for people."""
-    if value is None:
-        return None
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
+    """Bytes for people; nothing for nothing, which `text` shows in its own way."""
+    return None if value is None else words.size(value)
 
 
 def progress(rows: Sequence[Mapping[str, Any]]) -> str:

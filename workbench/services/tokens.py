@@ -11,6 +11,7 @@ from workbench.core.data_spec import Data, named, short_form
 from workbench.core.errors import WorkbenchError, from_pydantic
 from workbench.core.spec import ModelSpec
 from workbench.core.types import Config
+from workbench.services import grounds
 
 if TYPE_CHECKING:
     from workbench.tasks import Task
@@ -98,8 +99,7 @@ def _task(cls: "type[Task]", folder: Any, labels: Sequence[str], max_length: int
     try:
         return cls(folder, labels, max_length)
     except (OSError, ValueError, KeyError) as error:  # transformers' many ways to say that a folder lacks something
-        reason = " ".join(str(error).split())[:160].rstrip(". ")
-        raise WorkbenchError(f"the base model {source} cannot read this data: {reason}.") from None
+        raise WorkbenchError(f"the base model {source} cannot read this data: {grounds.reason(error)}.") from None
 
 
 def _spread(seen: "Sequence[Seen]", rows: int) -> "list[Seen]":

@@ -8,8 +8,6 @@ import streamlit as st
 from workbench.services import catalogue, shares, suggestions
 from workbench.ui import filling, notices
 
-TINY = 0.001
-"""Share of the base below which an adapter is tiny."""
 Entry = Mapping[str, Any]
 
 
@@ -23,7 +21,7 @@ def offered(entries: Sequence[Entry], model: str, task: str) -> list[str]:
     """Keys of the methods that pass the filters; the filters sit in a popover."""
     with st.popover("Filter", icon=":material/filter_alt:", width="stretch", key="build.filter", on_change="rerun"):
         text = st.text_input("Search", key="build.search", placeholder="words of the title or equation", persist_state="session")
-        small = st.toggle(f"Trains less than {100 * TINY:g} % of the base", key="build.filter.small")
+        small = st.toggle(f"Trains less than {100 * suggestions.TINY:g} % of the base", key="build.filter.small")
         merges = st.toggle("Merges into the base", key="build.filter.merges")
         papers = st.toggle("Belongs to a paper of the list", key="build.filter.papers")
         engines = ["any", *sorted({e["engine"] for e in entries})]
@@ -32,7 +30,7 @@ def offered(entries: Sequence[Entry], model: str, task: str) -> list[str]:
         kinds = st.multiselect("Kinds", sorted({e["kind"] for e in entries}), key="build.filter.kinds")
         found = catalogue.filtered(
             entries, text, merges or None, None if engine == "any" else engine, families, kinds, papers or None,
-            TINY if small else None, sizes(model, task, catalogue.code_hash())["shares"] if small else None,
+            suggestions.TINY if small else None, sizes(model, task, catalogue.code_hash())["shares"] if small else None,
         )  # fmt: skip
         st.caption(f"{len(found)} of {len(entries)} methods and presets are offered.")
     return [e["key"] for e in found]

@@ -166,7 +166,7 @@ def _downloads(found: Comparison, references: Sequence[str]) -> None:
 
 def _overview(view: View) -> None:
     found, metric = view.found, view.metric
-    pairs = found.pairs if metric == found.metric else comparison.pairs(found, metric)
+    pairs = comparison.pairs(found, metric)
     st.markdown(f"**{notices.plain(quality.headline(found.table, pairs, metric, view.higher))}**")
     tables.show(
         tables.comparison(found.table, found.metrics, metric),

@@ -35,7 +35,8 @@ def fill(spec: Spec, found: Mapping[str, Any]) -> str:
     if beyond:
         st.session_state["build.text"] = text
         return beyond
-    held = _base(spec) | methods(spec["methods"], spec["task"], found) | training(spec)
+    held = _base(spec) | methods(spec["methods"], spec["task"], found)
+    held |= training(spec.get("training", {}), parse_spec(spec).seeds)
     for key, value in held.items():
         st.session_state[key] = value
     return ""
@@ -111,17 +112,16 @@ def _recipe(given: Any, place: str, found: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{place}.recipe": one["recipe"], **forms.held(schema, f"{place}.{one['recipe']}", values)}
 
 
-def training(spec: Spec) -> dict[str, Any]:
-    """Widget values for `training:` and the seeds, as far as they are given."""
-    held = forms.held(TrainingSpec.model_json_schema(), "build.training", spec.get("training", {}))
-    return held | ({"build.seeds": ", ".join(map(str, parse_spec(spec).seeds))} if "seeds" in spec else {})
+def training(values: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """Widget values for `training:` and the seeds."""
+    held = forms.held(TrainingSpec.model_json_schema(), "build.training", values)
+    return held | {"build.seeds": ", ".join(map(str, seeds))}
 
 
 def use(starting: Spec, task: str, found: Mapping[str, Any]) -> None:
     """Methods, procedure and seeds of a starting point; everything else of the form stays. A widget's callback."""
     for key in [k for k in st.session_state if str(k).startswith(("build.method", "build.training."))]:
         del st.session_state[key]
-    values = {"build.seeds": ", ".join(map(str, starting["seeds"]))}
-    values |= forms.held(TrainingSpec.model_json_schema(), "build.training", starting["training"])
-    for key, value in (values | methods(starting["methods"], task, found)).items():
+    held = training(starting["training"], starting["seeds"]) | methods(starting["methods"], task, found)
+    for key, value in held.items():
         st.session_state[key] = value

@@ -18,7 +18,7 @@ Choose fewer methods above to judge only what you care about."""
 
 def draw(found: Comparison, metric: str, higher: bool, unit: str) -> None:
     """Forest plot, verdict matrix, and the sentences."""
-    pairs = found.pairs if metric == found.metric else comparison.pairs(found, metric)
+    pairs = comparison.pairs(found, metric)
     if pairs.empty:
         notices.empty("Two methods with finished runs are needed; there is nothing to compare yet.")
         return

@@ -44,7 +44,7 @@ def plan(spec: Spec, usable: bool) -> bool:
 
 def _tiles(found: Mapping[str, Any], seeds: int) -> None:
     runs = len(found["methods"]) * seeds
-    seconds = [(one["search"] or {"seconds": one["predicted"]["train_seconds"]})["seconds"] for one in found["methods"]]
+    seconds = [tables.training_seconds(one) for one in found["methods"]]
     total = None if None in seconds else sum(seconds) * seeds
     tiles = st.columns(3)
     tiles[0].metric("Runs", runs)

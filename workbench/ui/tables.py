@@ -24,6 +24,11 @@ def fingerprint(values: Iterable[Any]) -> str:
     return hashlib.sha256(repr(list(values)).encode()).hexdigest()[:12]
 
 
+def training_seconds(planned: Mapping[str, Any]) -> float | None:
+    """What one run of a planned method trains for, all rates of a search together."""
+    return planned["search"]["seconds"] if planned["search"] else planned["predicted"]["train_seconds"]
+
+
 def plan(methods: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """One line per method: what would train, where, and what it would take."""
     return pd.DataFrame(
@@ -33,7 +38,7 @@ def plan(methods: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 "Trainable": one["trainable_params"],
                 "Share": None if one["share_of_base"] is None else 100 * one["share_of_base"],
                 "Memory": words.size(one["predicted"]["peak_memory_bytes"]),
-                "Time": words.duration((one["search"] or {"seconds": one["predicted"]["train_seconds"]})["seconds"]),
+                "Time": words.duration(training_seconds(one)),
                 "Rate": ", ".join(map(words.rate, one["search"]["rates"])) if one["search"] else words.rate(one["learning_rate"]),
             }
             for one in methods

@@ -268,7 +268,7 @@ def test_a_changed_frozen_tensor_is_named(bench, monkeypatch, how):
             with torch.no_grad():
                 frozen.add_(0.0) if how == "value" else setattr(frozen, "grad", torch.zeros_like(frozen))
 
-        monkeypatch.setattr(Adapter, "on_step", lambda self, step, steps: hook())
+        monkeypatch.setattr(Adapter, "on_step", lambda self, step, steps: hook() or [])
 
     with_extra(monkeypatch, meddle)
     with pytest.raises(WorkbenchError, match=r"^the frozen tensor .*word_embeddings.* was changed by training"):

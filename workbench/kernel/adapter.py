@@ -100,17 +100,22 @@ class Adapter(nn.Module):
         return [g for g in [*groups, {"params": rest, "lr": lr}] if g["params"]]
 
     def new_params(self) -> int:
-        """Trainable scalars that the base does not have."""
-        return sum(p.numel() for n, p in self.named_trainable().items() if not n.startswith("chosen."))
+        """Trained scalars that the base does not have, as far as they are in use."""
+        mine = sum(p.numel() for n, p in self.named_trainable().items() if not n.startswith("chosen."))
+        told = [(part, n) for _, part in self.named_parts() if (n := part.in_use()) is not None]
+        return mine + sum(n - sum(p.numel() for p in part.parameters() if p.requires_grad) for part, n in told)
 
     def base_params(self) -> int:
         """Trainable scalars that are base tensors."""
         return sum(p.numel() for p in self.chosen.values())
 
-    def on_step(self, step: int, steps: int) -> None:
-        """Call after optimizer step `step` (from 1) of `steps`, before the gradients are cleared."""
-        for _, part in self.named_parts():
-            part.on_step(step, steps)
+    def on_step(self, step: int, steps: int) -> list[nn.Parameter]:
+        """Call after optimizer step `step` (from 1) of `steps`, before the gradients are cleared.
+
+        Returns:
+            tensors whose optimizer state must be forgotten.
+        """
+        return [p for _, part in self.named_parts() for p in part.on_step(step, steps)]
 
     def penalty(self) -> Tensor | None:
         """The sum of the parts' penalties, a scalar; None where no part has one."""

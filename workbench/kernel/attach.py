@@ -5,7 +5,8 @@ and unmerge put the same objects back, so the base returns bitwise in every dtyp
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -228,6 +229,18 @@ def holders(host: nn.Module, param: nn.Parameter) -> list[tuple[nn.Module, str]]
     """Every (module, name) of the base that holds this very parameter; several where weights are tied."""
     base = [m for path, m in host.named_modules() if path.split(".")[0] != "workbench"]
     return [(m, n) for m in base for n, p in m._parameters.items() if p is param]
+
+
+@contextmanager
+def shown(module: nn.Module, see: Callable[[Tensor], None]) -> Iterator[None]:
+    """Pass on the input of every call of a module for the length of a block."""
+    handle = module.register_forward_pre_hook(
+        lambda _, args, named: see(args[0] if args else next(iter(named.values()))), with_kwargs=True
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def place(where: Iterable[tuple[nn.Module, str]], param: nn.Parameter) -> None:

@@ -69,6 +69,16 @@ class Method:
         return cls.identity_at_init
 
     @classmethod
+    def counts_exactly(cls, cfg: Any) -> bool:
+        """Whether `n_params` is exact; False where only weights or training can tell, then it is the most there can be."""
+        return True
+
+    @classmethod
+    def calibration_rows(cls, cfg: Any) -> int:
+        """Training rows that the parts `observe` before training; 0 for none."""
+        return 0
+
+    @classmethod
     def problem(cls, cfg: Any, sites: list[Site]) -> str:
         """Why this configuration cannot go on these sites, in one sentence; empty if it can. A problem of the plan."""
         return ""
@@ -86,12 +96,23 @@ class Part(Method, nn.Module, ABC):
         """A term added to the loss, e.g. an orthogonality penalty; None for none."""
         return None
 
-    def on_step(self, step: int, steps: int) -> None:
-        """Called after each optimizer step."""
+    def on_step(self, step: int, steps: int) -> Iterable[nn.Parameter]:
+        """Called after optimizer step `step` (from 1) of `steps`; returns the tensors whose moments start anew."""
+        return ()
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Optimizer groups of this part's trainable tensors; every tensor exactly once."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+    def observe(self, x: Tensor) -> None:
+        """What the bare base feeds the site in one calibration batch: x (n, d_in) in fp32, without padding."""
+
+    def prepare(self) -> None:
+        """Called once after the last `observe`: start from what was seen. What it depends on must lie in stored tensors."""
+
+    def in_use(self) -> int | None:
+        """New scalars that count now where training removes or gathers some; None for all that train."""
+        return None
 
 
 class WeightPart(Part):

@@ -113,9 +113,10 @@ class BridgedAdapter(Adapter):
         for key, module, name, value in super()._stored():
             yield ".".join(p for p in key.split(".") if p != NAME), module, name, value
 
-    def on_step(self, step: int, steps: int) -> None:
+    def on_step(self, step: int, steps: int) -> list[nn.Parameter]:
         """What peft's tuner must be told after each optimizer step, before the gradients are cleared."""
         self.method.on_step(self.tuner, self.cfg, step, steps)  # type: ignore[attr-defined]
+        return []
 
     def penalty(self) -> Tensor | None:
         """peft's own addition to the loss, if the method has one."""

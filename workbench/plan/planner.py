@@ -49,8 +49,9 @@ def plan_method(
 def count_method(host: nn.Module, head: tuple[str, ...], entry: Entry, work: Workload) -> Plan:
     """The part of a plan that is exact: sites, counts and problems; arguments as for `plan_method`."""
     adapters = adapters_of(host, head)
-    known = {"head_params": counting.head_size(host, head), "base_params": counting.base_size(host, head)}
     method = registry.methods()[entry.key]
+    known = {"head_params": counting.head_size(host, head), "base_params": counting.base_size(host, head)}
+    known |= {"exact": method.counts_exactly(entry.cfg) and entry.recipe[0].counts_exactly}
     try:
         sites = tuple(counting.matched(adapters, entry))
         problems = _problems(adapters, method, entry, list(sites), work)
@@ -73,6 +74,10 @@ def _problems(adapters: Adapters, method: type[Method], entry: Entry, sites: lis
     recipe, cfg = entry.recipe
     chosen = counting.trained_base(adapters, method, entry.cfg, sites)
     other = recipe.problem(cfg, entry.key, bool(chosen))
+    if other is None and recipe.judges and not work.judged:
+        other = (
+            f"the recipe {recipe.__module__.rpartition('.')[2]} chooses on validation rows, and there are none; set validation."
+        )
     return [*found, *misfits(entry.key, entry.cfg, sites), *([other] if other else [])]
 
 

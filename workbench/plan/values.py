@@ -84,6 +84,7 @@ class Plan:
         memory: what holds the bytes of `peak_memory_bytes`.
         steps: optimizer steps of the run.
         memory_factor, seconds_factor: what earlier runs teach to multiply the two figures by.
+        exact: whether the counts are exact; False where weights or training decide, then they are the most there can be.
         problems: complete sentences; any of them blocks the launch.
     """
 
@@ -99,6 +100,7 @@ class Plan:
     steps: int | None = None
     memory_factor: float = 1.0
     seconds_factor: float = 1.0
+    exact: bool = True
     problems: tuple[str, ...] = ()
 
     @property

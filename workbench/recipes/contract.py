@@ -1,7 +1,7 @@
 """What a recipe must say: phases, the loss of a step, and what happens after a step and between phases. The loop drives."""
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
@@ -54,6 +54,10 @@ class Recipe(ABC):
     Config: ClassVar[type[Config]]
     paper: ClassVar[Paper | None] = None
     resumable: ClassVar[bool] = True
+    counts_exactly: ClassVar[bool] = True
+    """Whether `count` is exact; False where only the training can tell, then it is the most there can be."""
+    judges: ClassVar[bool] = False
+    """Whether `finish` needs validation rows."""
     takes_init: ClassVar[bool] = True
     """Whether `init_from` means something here; False where the recipe itself puts tensors back to the base."""
 
@@ -87,6 +91,17 @@ class Recipe(ABC):
 
     def between(self, done: Phase) -> None:
         """Called when a phase has ended and another follows."""
+        return None
+
+    def finish(self, validate: Callable[[], dict[str, float]]) -> dict[str, float] | None:
+        """Called after the last phase, e.g. to search; its time counts as training.
+
+        Args:
+            validate: judges the models as they are on the validation rows; with `judges`, there are some.
+
+        Returns:
+            the validation metrics of what was chosen; None if nothing was.
+        """
         return None
 
     def trained(self) -> int | None:

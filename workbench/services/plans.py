@@ -68,6 +68,7 @@ def _method(line: Line, ready: Prepared) -> dict[str, Any]:
         "learning_rate": line.training.learning_rate if line.key else None,
         "learning_rate_source": line.rate_source,
         **{name: getattr(plan, name) if line.key else None for name in COUNTS},
+        "exact_params": plan.exact if line.key else None,
         "share_of_base": plan.trainable_params / plan.base_params if line.key and plan.base_params else None,
         "sites": len(plan.sites),
         "roles": plan.roles(),

@@ -115,6 +115,11 @@ def _line(
     plan, notes = starts.fit(line.start, planned, ground.plan(planned, line.training), ground, splits.labels)
     if wrong:
         plan = replace(plan, problems=(*plan.problems, *wrong), peak_memory_bytes=None, train_seconds=None)
+    if not plan.exact:
+        notes = [
+            *notes,
+            f"{entry.label}: the parameters are the most there can be; weights or training decide how many it keeps.",
+        ]
     return replace(line, plan=plan, notes=notes, planned=planned)
 
 

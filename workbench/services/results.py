@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 FIGURES = (
     "trainable_params", "base_trained_params", "peak_trainable_params", "head_params", "total_params", "adapter_bytes",
-    "peak_memory_bytes", "train_seconds", "examples_per_second", "load_seconds", "first_step_seconds", "eval_seconds", "steps",
+    "peak_memory_bytes", "train_seconds", "examples_per_second", "load_seconds", "prepare_seconds",
+    "first_step_seconds", "eval_seconds", "steps",
 )  # fmt: skip
 NOTES = ("memory_kind", "precision", "device", "threads", "neighbours", "learning_rate", "search", "search_seconds", "notes")
 JOB = (

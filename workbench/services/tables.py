@@ -101,7 +101,7 @@ def plan(found: Mapping[str, Any]) -> str:
     rows = [
         {
             **m,
-            "trainable": m["trainable_params"],
+            "trainable": m["trainable_params"] if m["exact_params"] is not False else f"at most {m['trainable_params']:,}",
             "share": None if m["share_of_base"] is None else f"{m['share_of_base']:.3%}",
             "head": m["head_params"],
             "memory": size(m["predicted"]["peak_memory_bytes"]),

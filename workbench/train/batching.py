@@ -42,6 +42,12 @@ def forever(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[
         number += 1
 
 
+def sample(examples: Sequence[Example], count: int, size: int, seed: int) -> list[list[Example]]:
+    """Batches of `count` examples drawn by a seed (all of them where there are fewer)."""
+    chosen = random.Random(seed).sample(list(examples), min(count, len(examples)))
+    return [chosen[i : i + size] for i in range(0, len(chosen), size)]
+
+
 def steps_per_epoch(rows: int, size: int, accumulation: int) -> int:
     """Optimizer steps of one epoch."""
     return math.ceil(math.ceil(rows / size) / accumulation)

@@ -81,6 +81,9 @@ class Loop:
             done.validation = best.restore() or done.validation
             if number < len(phases) - 1:
                 self.recipe.between(phase)
+        start = time.perf_counter()
+        done.validation = self.recipe.finish(self.validate) or done.validation
+        done.seconds += time.perf_counter() - start
 
     def _phase(self, count: int, stream: Iterator, steps: int, eval_every: int, done: Outcome, best: "_Best") -> None:
         """One phase; early stopping ends it before its last step."""
@@ -102,7 +105,8 @@ class Loop:
             adamw.step()
             schedule.step()
             done.steps += 1
-            adapter.on_step(done.steps, steps)
+            for param in adapter.on_step(done.steps, steps):
+                adamw.state.pop(param, None)
             self.recipe.after_step(done.steps)
             if watch is not None and local == min(CHECKED_STEPS, count):
                 watch.check(moved=local == CHECKED_STEPS)

@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from workbench.core.run_spec import Placed, RunSpec
 from workbench.data import Splits, check_unchanged, load_table
 from workbench.evaluate import evaluation, measure, others
 from workbench.kernel import state
+from workbench.kernel.calibrating import calibrate
 from workbench.models.bundled import resolve_model, weights_sha256
 from workbench.recipes import Models
 from workbench.tasks.contract import Example, Task
@@ -39,7 +41,7 @@ class Session:
         self.began = time.time()
         self.casting: Callable[[], AbstractContextManager] = nullcontext
         self.memory = measure.PeakMemory(self.device)
-        self.load_seconds = 0.0
+        self.load_seconds = self.prepare_seconds = 0.0
         self.notes: list[str] = []
         self.entries: tuple[str, ...] = ()
 
@@ -143,9 +145,17 @@ class Session:
             batch = models.task.batch(next(stream)).to(self.device)
             return models.task.losses(evaluation.forward(models.host, batch), batch).mean()
 
-        if self.spec.modifiers:
+        wanted = 0 if self.spec.init_from else models.adapter.method.calibration_rows(models.adapter.cfg)
+        if wanted or self.spec.modifiers:
             self.reporter.emit(Phase("preparing"))
+        start = time.perf_counter()
+        if wanted:
+            sample = batching.sample(rows, wanted, self.spec.training.batch_size, self.spec.seed)
+            batches = (models.task.batch(some).to(self.device) for some in sample)
+            calibrate(models.adapters, models.adapter, (partial(evaluation.forward, models.host, b) for b in batches))
+        if self.spec.modifiers:
             modifiers.apply_all(self.spec.modifiers, models.adapter, [one_loss] * SCORING_BATCHES, gen)
+        self.prepare_seconds = time.perf_counter() - start
         cls, cfg = recipes.configure(self.spec.recipe)
         return cls(cfg, models, self.spec.seed)
 
@@ -185,6 +195,7 @@ class Session:
             "neighbours": self.placed.neighbours,
             "predicted": dict(self.spec.predicted),  # beside what was measured: the next plans learn from it
             "load_seconds": self.load_seconds,
+            "prepare_seconds": self.prepare_seconds,
             "search": None,
             "search_seconds": None,
             "notes": self.notes,

@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     made["analyse"].add_argument("run", nargs="*")
     made["analyse"].add_argument("--name")
     made["operate"].add_argument("--name", required=True)
+    made["operate"].add_argument("--judge", action="store_true", help="also measure it on the test rows of the first run")
     return top
 
 

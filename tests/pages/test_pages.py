@@ -269,7 +269,7 @@ def test_adapters_combine_asks_the_engine(jobs, cold, monkeypatch):
     at.text_input(key="adapters.options.average.weights").set_value("1, 3").run()
     at.button(key="adapters.combine").click().run()
     assert not at.exception
-    assert sent == [("average", ["lora-s0-aaaa0000", "lora-s1-aaaa0001"], {"weights": [1, 3]}, "average-1")]
+    assert sent == [("average", ["lora-s0-aaaa0000", "lora-s1-aaaa0001"], {"weights": [1, 3]}, "average-1", True)]
 
 
 def test_methods_filters_and_shows_a_card(home, cold):

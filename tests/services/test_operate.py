@@ -56,6 +56,7 @@ def test_the_mean_is_kept_under_its_name_and_can_be_read(two, home, tmp_path):
     for name, tensor in mean.tensors.items():
         assert torch.allclose(tensor, (first.tensors[name] + 3 * second.tensors[name]) / 4, atol=1e-6)
     assert "metrics" not in mean.meta
+    assert (found["metrics"], found["trainable_params"]) == ({}, sum(t.numel() for t in mean.tensors.values()))
     assert mean.meta["operation"] == "average"
     assert mean.reference["logits"].shape == (1, 2)
     with pytest.raises(WorkbenchError, match="called 'mean' already"):
@@ -73,5 +74,12 @@ def test_the_mean_is_kept_under_its_name_and_can_be_read(two, home, tmp_path):
 def test_a_bad_request_leaves_nothing(two, home, tmp_path, change, words):
     request = {"operation": "average", "adapters": two, "settings": {}, "name": "mean", **change}
     with pytest.raises(WorkbenchError, match=words):
+        run_job(request, tmp_path)
+    assert not (home / "adapters" / "mean").exists()
+
+
+def test_judging_needs_the_run_it_comes_from(two, home, tmp_path):
+    request = {"operation": "average", "adapters": two, "settings": {}, "name": "mean", "judge": True}
+    with pytest.raises(WorkbenchError, match="judged on the test rows of its run: the run is not here any more"):
         run_job(request, tmp_path)
     assert not (home / "adapters" / "mean").exists()

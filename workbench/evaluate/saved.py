@@ -12,7 +12,7 @@ from workbench.core import safe_yaml
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import SAFE_NAME, run_folder
 from workbench.core.run_spec import RunSpec
-from workbench.data import check_unchanged, load_table
+from workbench.data import Splits, check_unchanged, load_table
 from workbench.evaluate import evaluation
 from workbench.kernel import state
 from workbench.kernel.adapter import Adapter
@@ -177,16 +177,36 @@ def _cap(host: nn.Module, task: Task, rows: int, limit: int) -> int:
     return max(min(task.max_length, limit // (4 * rows * host.config.get_text_config().vocab_size)), 4)  # type: ignore[union-attr, operator]
 
 
+def _splits(revived: Revived) -> Splits:
+    """The data of the run an adapter comes from; WorkbenchError where it is gone or changed."""
+    spec = spec_of(revived.folder, revived.meta)
+    if spec is None:
+        raise WorkbenchError("the run is not here any more.")
+    check_unchanged(spec.data)
+    splits = load_table(spec.data, revived.task.parts)
+    if list(splits.labels) != revived.meta["labels"]:
+        raise WorkbenchError("its labels have changed.")
+    return splits
+
+
+def judge(revived: Revived) -> dict[str, float]:
+    """The metrics of an adapter on all test rows of the run it comes from.
+
+    Raises:
+        WorkbenchError: that run or its data is not here any more.
+    """
+    try:
+        splits = _splits(revived)
+    except WorkbenchError as problem:
+        raise WorkbenchError(f"the adapter must be judged on the test rows of its run: {problem}") from None
+    examples = revived.task.examples(splits.test)
+    return evaluation.evaluate(revived.task, revived.host, examples, ROWS, entries=splits.entries)[1]
+
+
 def some_test_rows(revived: Revived, count: int = ROWS) -> Rows:
     """Test rows of the run, evenly spread over the split; where its data is gone or changed, the rows stored with the adapter."""
-    spec = spec_of(revived.folder, revived.meta)
     try:
-        if spec is None:
-            raise WorkbenchError("the run is not here any more.")
-        check_unchanged(spec.data)
-        splits = load_table(spec.data, revived.task.parts)
-        if list(splits.labels) != revived.meta["labels"]:
-            raise WorkbenchError("its labels have changed.")
+        splits = _splits(revived)
     except WorkbenchError as problem:
         return stored_rows(revived.stored, f"the stored rows, because the test data could not be used: {problem}")
     count = min(count, len(splits.test))

@@ -109,6 +109,10 @@ class Adapter(nn.Module):
         """Trainable scalars that are base tensors."""
         return sum(p.numel() for p in self.chosen.values())
 
+    def differing(self) -> int:
+        """Scalars that differ from the base now: the new ones, and the changed ones among the base tensors."""
+        return self.new_params() + sum(int((own != base).sum()) for base, own, _ in self.originals().values())
+
     def on_step(self, step: int, steps: int) -> list[nn.Parameter]:
         """Call after optimizer step `step` (from 1) of `steps`, before the gradients are cleared.
 

@@ -154,19 +154,25 @@ def ask_import(folder: str | Path, name: str) -> dict[str, Any]:
     return engine.ask("import", {"folder": str(folder), "name": name}, timeout=600)
 
 
-def operate_request(operation: str, references: Sequence[str], settings: Mapping[str, Any], name: str) -> int:
+def operate_request(operation: str, references: Sequence[str], settings: Mapping[str, Any], name: str, judge: bool) -> int:
     """`operate` for the engine."""
-    return operate(operation, references, settings, name)
+    return operate(operation, references, settings, name, judge)
 
 
-def ask_operate(operation: str, references: Sequence[str], settings: Mapping[str, Any], name: str) -> int:
+def ask_operate(operation: str, references: Sequence[str], settings: Mapping[str, Any], name: str, judge: bool = False) -> int:
     """`operate` without importing torch here: the engine checks and queues; returns the job's number."""
-    request = {"operation": operation, "references": list(references), "settings": dict(settings), "name": name}
+    request = {"operation": operation, "references": list(references), "settings": dict(settings), "name": name, "judge": judge}
     return engine.ask("operate", request)
 
 
-def operate(operation: str, references: Sequence[str], settings: Mapping[str, Any], name: str) -> int:
+def operate(operation: str, references: Sequence[str], settings: Mapping[str, Any], name: str, judge: bool = False) -> int:
     """Queue an operation on adapters; the result is kept under `name`. Returns the job's number.
+
+    Args:
+        operation, settings: which, and its options.
+        references: the runs or adapters it works on.
+        name: a new one.
+        judge: also measure the result on the test rows of the first one's run.
 
     Raises:
         WorkbenchError: unknown operation, option or run, or the name is taken; nothing was queued.
@@ -186,7 +192,8 @@ def operate(operation: str, references: Sequence[str], settings: Mapping[str, An
         raise WorkbenchError(f"{operation} takes {wanted} adapters; got {len(references)}.")
     folders = [str(adapter_folder(r)) for r in references]
     request = {"operation": operation, "adapters": folders, "settings": options.model_dump(mode="json", exclude_unset=True)}
-    return client.submit_short("operate", {**request, "name": free_name(name), "experiment": _experiment(Path(folders[0]))})
+    request |= {"judge": judge, "name": free_name(name), "experiment": _experiment(Path(folders[0]))}
+    return client.submit_short("operate", request)
 
 
 def setting(text: str) -> tuple[str, Any]:

@@ -162,9 +162,11 @@ def _operate(args: Namespace) -> Answer:
     from workbench.services import adapters
 
     settings = dict(adapters.setting(text) for text in args.set)
-    return _short(
-        adapters.finish(adapters.operate(args.operation, args.run, settings, args.name)), f"the adapter {args.name} is made"
-    )
+    job = adapters.operate(args.operation, args.run, settings, args.name, args.judge)
+    found = adapters.finish(job)
+    metrics = (found["result"] or {}).get("metrics") or {}
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    return _short(found, f"the adapter {args.name} is made" + (f"; on the test rows: {figures}" if figures else ""))
 
 
 def _short(found: dict[str, Any], done: str) -> Answer:
@@ -205,14 +207,14 @@ def _papers(args: Namespace) -> Answer:
 
 
 def _paper(args: Namespace) -> Answer:
-    from workbench.services import papers, tables
+    from workbench.services import showing, tables
 
     try:
-        found = papers.run(args.key, args.on_change, args.on_submit)
+        found = showing.run(args.key, args.on_change, args.on_submit)
     except KeyboardInterrupt:
         return Answer(code=FAILED, complaint="detached; the runs go on: see `python -m workbench jobs`.")
     shown = tables.aligned(found["outcome"], ("claim", "left", "right", "holds"))
-    text = f"{found['title']}\n{found['claim']}\n\n{shown}\n\nexperiment {found['experiment']}"
+    text = f"{found['title']}\n{found['claim']}\n\n{shown}\n\nexperiment {', '.join(found['experiments'])}"
     return Answer(found, text, OK if found["holds"] else FAILED, "" if found["holds"] else "the claim did not show.")
 
 

@@ -1,6 +1,6 @@
-"""The papers that work here: each is a small experiment with a claim that can fail."""
+"""The papers that work here: each is a small experiment, or a few steps, with a claim that can fail."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,33 @@ FOLDER = Path(__file__).resolve().parents[1] / "papers"
 LIST = "list.yaml"
 
 
+class Train(Config):
+    """A step that trains: `run: {ExperimentSpec}`; an `init_from: $label` in it is the adapter of an earlier step."""
+
+    run: dict[str, Any]
+
+    def labels(self) -> list[str]:
+        """What the step's rows are called."""
+        return [entry.label for entry in self.spec("step").methods]
+
+    def spec(self, name: str) -> ExperimentSpec:
+        """The step's experiment."""
+        return parse_spec({"name": name.replace("_", "-"), **self.run})
+
+
+class Operate(Config):
+    """A step that makes an adapter from adapters of earlier steps, once per seed, and judges it on the first one's test rows."""
+
+    operate: str = Field(description="The operation.")
+    of: tuple[str, ...] = Field(min_length=1, description="Labels of earlier steps.")
+    set: dict[str, Any] = Field({}, description="The operation's options.")
+    name: str = Field(description="Label of the result.")
+
+    def labels(self) -> list[str]:
+        """What the step's rows are called."""
+        return [self.name]
+
+
 class Paper(Config):
     """One file of `workbench/papers/`, called `NNN-key.yaml`."""
 
@@ -28,22 +55,36 @@ class Paper(Config):
     checks: tuple[str, ...] = Field(min_length=1, description="The claim as comparisons of means over seeds.")
     published: tuple[str, ...] = Field((), description="The paper's own figures.")
     missing: str = Field("", description="What of the paper is not reproduced here.")
-    experiment: dict[str, Any] = Field(description="An ExperimentSpec without its name.")
+    experiment: dict[str, Any] | None = Field(None, description="An ExperimentSpec without its name; or several `steps`.")
+    steps: tuple[Train | Operate, ...] = Field((), description="Trainings and operations in order.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _an_experiment_is_one_step(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and ("experiment" in given) == ("steps" in given):
+            raise ValueError("a paper file must have either `experiment` or `steps`")
+        return given
 
     @model_validator(mode="after")
-    def _claims_speak_of_the_experiment(self) -> "Paper":
+    def _claims_speak_of_the_labels(self) -> "Paper":
         from workbench.compare import claims
 
-        labels = [entry.label for entry in self.spec().methods]
+        known: list[str] = []
+        for step in self.whole():
+            strange = [one for one in step.of if one not in known] if isinstance(step, Operate) else []
+            mine = step.labels()
+            if strange or set(mine) & set(known):
+                raise ValueError(f"a step must speak of labels of earlier steps and bring new ones; got {[*strange, *mine]}")
+            known += mine
         for check in self.checks:
             for label, _ in claims.names(check):
-                if label not in (*labels, "head_only"):
+                if label not in (*known, "head_only"):
                     raise ValueError(f"the check `{check}` speaks of {label!r}, which is no label of the experiment")
         return self
 
-    def spec(self) -> ExperimentSpec:
-        """The experiment that shows the claim."""
-        return parse_spec({"name": self.key.replace("_", "-"), **self.experiment})
+    def whole(self) -> tuple[Train | Operate, ...]:
+        """All steps; an `experiment` is one."""
+        return self.steps if self.experiment is None else (Train(run=self.experiment),)
 
 
 @cache
@@ -63,7 +104,7 @@ def papers() -> list[dict[str, Any]]:
 
     `status` is works or planned; everything after it is null where the paper is planned.
     """
-    fields = [name for name in Paper.model_fields if name != "experiment"]
+    fields = [name for name in Paper.model_fields if name not in ("experiment", "steps")]
     listed = safe_yaml.loads((FOLDER / LIST).read_bytes(), LIST)["papers"]
     return [_card(one, _all().get(one["key"]), fields) for one in listed]
 
@@ -83,30 +124,6 @@ def find(key: str) -> Paper:
     raise unknown("paper", key, listed)
 
 
-def run(
-    key: str,
-    on_change: Callable[[list[dict[str, Any]]], None] | None = None,
-    on_submit: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """Run a paper's experiment through the queue and judge its claim; Ctrl-C leaves the runs alone.
-
-    Returns:
-        the paper as in `papers`, with the `experiment`'s id, its `rows` and `outcome`: [{claim, left, right, holds}];
-        `holds` is true when every check does.
-    """
-    from workbench import compare
-    from workbench.compare import claims
-    from workbench.services import experiments
-
-    paper = find(key)
-    found = experiments.run(paper.spec(), on_change, on_submit)
-    rows = compare.frame(found["rows"])
-    outcome = [vars(claims.check(text, rows)) for text in paper.checks]
-    card: Mapping[str, Any] = next(p for p in papers() if p["key"] == key)
-    return {
-        **card,
-        "experiment": found["experiment"],
-        "rows": found["rows"],
-        "outcome": outcome,
-        "holds": all(one["holds"] for one in outcome),
-    }
+def card(key: str) -> dict[str, Any]:
+    """One entry of `papers`."""
+    return next(p for p in papers() if p["key"] == key)

@@ -156,10 +156,11 @@ def combine(known: Sequence[Entry]) -> None:
     chosen = st.multiselect("Adapters", [one["reference"] for one in known], key=f"adapters.operands.{key}", max_selections=most)
     with notices.shown():
         settings = forms.config_form(operation["options"], f"adapters.options.{key}")
+        judge = st.checkbox("Measure it on the test rows of the first adapter's run", True, key="adapters.judge")
         if st.button(
             "Combine", type="primary", key="adapters.combine", disabled=len(chosen) < operation["least"], icon=":material/merge:"
         ):
-            job = adapters.ask_operate(key, chosen, settings, name.strip())
+            job = adapters.ask_operate(key, chosen, settings, name.strip(), judge)
             st.success(f"Queued as job {job}; the result appears above as {name.strip()}.", icon=":material/check:")
 
 

@@ -46,7 +46,7 @@ def add(
     for one in adapters:
         if strange := next((name for name in one.tensors if not name.startswith("base.")), None):
             raise WorkbenchError(
-                f"add sums changes of base tensors (full, bitfit, ...); {one.meta['method']} has a tensor of its own, {strange!r}."
+                f"add sums changes of base tensors (as full does); {one.meta['method']} has a tensor of its own, {strange!r}."
             )
         for what in ("method", "config", "task"):
             if one.meta.get(what) != first.meta.get(what):

@@ -62,3 +62,27 @@ def page(tmp_path):
         yield tab
         tab.screenshot(path=tmp_path / "last.png")
         browser.close()
+
+
+@pytest.fixture
+def runs(home, tmp_path):
+    """LoRA and head only, trained here for a few steps; name -> run folder."""
+    from tests.export.conftest import Trained
+    from workbench.core.paths import jobs_db
+    from workbench.jobs.store import Store
+
+    trained = Trained(tmp_path)
+    found = {name: trained(name) for name in ("head_only", "lora")}
+    with Store(jobs_db()) as store:
+        for name, folder in found.items():
+            row = {
+                "run_id": folder.name,
+                "experiment": "tiny-abc123",
+                "name": "tiny",
+                "kind": "train",
+                "label": name,
+                "method": name,
+            }
+            (job,) = store.add([{**row, "seed": 0, "spec": f"runs/{folder.name}/spec.yaml"}])
+            store._set(job, {"state": "finished"}, ("queued",))
+    return found

@@ -1,8 +1,8 @@
-"""The whole way in a real Chromium: Build, Runs, Compare, and an adapter exported as peft and verified."""
+"""The whole way in a real Chromium: Build, Runs, Compare, Run, and an adapter exported as peft and verified."""
 
 import json
 
-from tests.browser.driving import MARKS, fill, settle, sync_api, until
+from tests.browser.driving import MARKS, fill, fits, settle, sync_api, until
 
 pytestmark = MARKS
 
@@ -54,6 +54,22 @@ def test_from_a_form_to_a_verified_export(address, page, home):
     sync_api.expect(page.get_by_text("One seed, no interval:")).to_be_visible()
 
     lora = next(row["run_id"] for row in rows if row["label"] == "lora")
+    page.goto(f"{address}/run?run={lora}")
+    page.get_by_role("heading", name="lora, seed 0").wait_for()
+    settle(page)
+    accuracy = next(row for row in results.results([rows[0]["experiment"]])["rows"] if row["run_id"] == lora)["metrics"][
+        "accuracy"
+    ]
+    sync_api.expect(page.get_by_test_id("stMetric").filter(has_text="Accuracy")).to_contain_text(f"{accuracy:.3f}")
+    sync_api.expect(page.locator(".js-plotly-plot").first).to_be_visible()
+    for tab in ("Settings", "Environment"):
+        page.get_by_role("tab", name=tab).click()
+        settle(page)
+        sync_api.expect(page.get_by_role("tabpanel", name=tab).get_by_test_id("stDataFrame")).to_be_visible()
+    page.get_by_role("tab", name="Log").click()
+    sync_api.expect(page.get_by_role("tabpanel", name="Log").get_by_test_id("stCode")).to_be_visible()
+    assert fits(page)
+
     page.goto(f"{address}/adapters?adapter={lora}")
     page.get_by_role("button", name="Export and verify").click()
     page.get_by_text("verified", exact=True).wait_for(timeout=90_000)

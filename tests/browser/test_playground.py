@@ -2,35 +2,9 @@
 
 import csv
 
-import pytest
-
 from tests.browser.driving import MARKS, fits, settle, sync_api, until
 
 pytestmark = MARKS
-
-
-@pytest.fixture
-def runs(home, tmp_path):
-    """LoRA and head only, trained here for a few steps; name -> run folder."""
-    from tests.export.conftest import Trained
-    from workbench.core.paths import jobs_db
-    from workbench.jobs.store import Store
-
-    trained = Trained(tmp_path)
-    found = {name: trained(name) for name in ("head_only", "lora")}
-    with Store(jobs_db()) as store:
-        for name, folder in found.items():
-            row = {
-                "run_id": folder.name,
-                "experiment": "tiny-abc123",
-                "name": "tiny",
-                "kind": "train",
-                "label": name,
-                "method": name,
-            }
-            (job,) = store.add([{**row, "seed": 0, "spec": f"runs/{folder.name}/spec.yaml"}])
-            store._set(job, {"state": "finished"}, ("queued",))
-    return found
 
 
 def test_from_a_link_to_answers_side_by_side(address, page, runs, tmp_path):

@@ -98,8 +98,8 @@ SETTINGS = (
     "model", "seed",
 )  # fmt: skip
 ENVIRONMENT = (
-    "device", "threads", "precision", "neighbours", "memory_kind", "load_seconds", "first_step_seconds", "eval_seconds",
-    "search_seconds", "search", "notes", "versions", "base_sha256",
+    "device", "threads", "precision", "neighbours", "memory_kind", "load_seconds", "prepare_seconds",
+    "first_step_seconds", "eval_seconds", "search_seconds", "search", "notes", "versions", "base_sha256",
 )  # fmt: skip
 
 

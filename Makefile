@@ -10,7 +10,7 @@ export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test test-all app check fix mutate throughput plan-bench gpu
+.PHONY: demo test test-all app check fix mutate throughput plan-bench methods-table gpu
 
 demo: $(VENV)/.installed
 	$(BIN)/python -P -m workbench run docs/demo.yaml
@@ -57,3 +57,6 @@ throughput: $(VENV)/.installed-dev
 plan-bench: $(VENV)/.installed-dev
 	$(BIN)/python -P tests/bench/plan.py
 	$(BIN)/python -P tests/bench/plan.py --held-out
+
+methods-table: $(VENV)/.installed-dev
+	$(BIN)/python -P tests/bench/methods.py

@@ -37,7 +37,7 @@ def test_data_that_cannot_be_used(wb, spec, table, tmp_path):
     code, found, err = wb("data", write(tmp_path, spec), "--json")
     assert code == 2
     assert err.strip() == found["problem"]
-    assert "1 row lack it" in err
+    assert "1 row lacks it" in err
     assert [one["what"] for one in found["entries"][0]["doctor"]] == ["empty"]
     assert found["truncation"] is None
 

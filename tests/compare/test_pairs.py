@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from tests.compare.simulated import answers, frames
-from workbench.compare import FRONT, PAIRS, frame, front, guard, pairs, records
+from workbench.compare import FRONT, PAIRS, frame, front, guard, pairs, records, telling
 from workbench.compare.crossed import Parts, half_width, p_values, parts
 from workbench.compare.pairs import holm
 from workbench.compare.rowwise import HIGHER, contributions
@@ -209,6 +209,12 @@ def test_the_sentence_of_the_issue():
     assert " points (−" in said
     assert "): cannot tell; about " in said
     assert " more seeds would." in said
+    few = pairs(pd.DataFrame([row for row in rows if row["seed"] < 3]), "accuracy").sentence[0]
+    assert "would (a rough guess from 3 seeds)." in few
+
+
+def test_estimates_of_test_rows_are_rounded_up():
+    assert [telling._rounded_up(n) for n in (7, 99, 101, 1326, 20_400)] == [7, 99, 110, 1400, 21_000]
 
 
 def sizes(three, **params):

@@ -419,6 +419,22 @@ def survives_to_and_train_eval(case: Case) -> None:
         assert {m.training for m in adapter.modules()} == {mode}
 
 
+@check(trains)
+def trains_in_mixed_precision(case: Case) -> None:
+    """Under bf16 autocast the output stays near that of fp32, and every gradient is finite."""
+    model, adapter = case.trained()
+    exact = case.run(model)
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = hosts.loss(model, case.family)
+        penalty = adapter.penalty()
+    (loss if penalty is None else loss + penalty).backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in adapter.named_trainable().values())
+    model.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert close(case.run(model), exact, within=0.1)
+
+
 @check()
 def loss_falls_in_20_steps(case: Case) -> None:
     """Twenty steps of Adam on one batch lower the loss clearly; head only trains the head, causal_lm then nothing."""

@@ -188,3 +188,14 @@ def test_merging_is_for_the_weight_form() -> None:
     assert adapter.base_params() == sum(
         p.numel() for n, p in model.named_parameters() if "LayerNorm" in n and "base." not in n and not n.startswith("workbench.")
     )
+
+
+def test_many_cores_in_mixed_precision() -> None:
+    """Three cores a side, where the second product already meets a result in half precision."""
+    gen = torch.Generator().manual_seed(0)
+    train = Train((8, 8, 6), (4, 4, 4), 5, False, gen)
+    x = torch.randn(3, 384, generator=gen)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rough = train(x).float()
+    exact = train(x).detach()
+    assert (rough - exact).abs().max() <= 0.05 * exact.abs().max()

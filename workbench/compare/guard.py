@@ -10,6 +10,8 @@ FREE = ("training.learning_rate", "training.keep_checkpoints")
 """What runs may differ in besides method, config, modifiers and recipe."""
 BUDGET = ("training.epochs", "training.max_steps")
 """How long is trained; methods of one experiment may differ in it, which is said."""
+TOLD = ("experiment", "search", "init_from", "device")
+"""Facts that keep nobody apart but are said where they differ."""
 LONGEST = 60
 
 
@@ -39,7 +41,7 @@ def guard(rows: Iterable[Mapping[str, Any]]) -> Guard:
     Test rows are compared by their digest where runs have one.
 
     Args:
-        rows: rows of `compare --json`: label, experiment, test_rows, search and `fields` ({"data.limit": 1000, ...}; empty =
+        rows: rows of `compare --json`: label, experiment, test_rows, search, init_from, device and `fields` ({"data.limit": 1000, ...}; empty =
             unknown, which fits everything).
     """
     facts = _facts(rows)
@@ -59,7 +61,7 @@ def _facts(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Label -> what its runs must share, from its first run that tells."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        mine = found.setdefault(row["label"], {"experiment": row.get("experiment"), "search": row.get("search")})
+        mine = found.setdefault(row["label"], {name: row.get(name) for name in TOLD})
         for name, value in (row.get("fields") or {}).items():
             if name not in FREE:
                 mine.setdefault(name, value)
@@ -73,7 +75,7 @@ def _facts(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Fields that keep two labels apart; what one of them does not tell keeps nobody apart."""
     together = one["experiment"] == other["experiment"]
-    names = [name for name in one if name in other and name not in ("experiment", "search")]
+    names = [name for name in one if name in other and name not in TOLD]
     apart = [name for name in names if one[name] != other[name] and not (together and name in BUDGET)]
     same_data = "data.files" in names and one["data.files"] == other["data.files"] and one["data.files"]
     same_base = "model.sha256" in names and one["model.sha256"] == other["model.sha256"] and one["model.sha256"]
@@ -127,6 +129,10 @@ def _notes(groups: Mapping[str, int], facts: Mapping[str, Mapping[str, Any]]) ->
     if searched and len(searched) < len(groups):
         rest = [label for label in groups if label not in searched]
         notes.append(f"The learning rate was searched for {_listed(searched)} but not for {_listed(rest)}.")
+    if started := [label for label in groups if facts[label]["init_from"]]:
+        notes.append(f"Training started from an earlier adapter for {_listed(started)}; what that took is not in its time.")
+    if len(devices := sorted({facts[label]["device"] for label in groups} - {None})) > 1:
+        notes.append(f"The runs were made on {_listed(devices)}: times and memory do not compare.")
     return notes
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from workbench.compare.rowwise import is_share
 
+FEW = 3
+"""Up to this many seeds the spread seen is so uncertain that the seeds it would take are a guess."""
+
 
 def tell(row: Mapping[str, Any], most: int, higher: bool, count: int) -> str:
     """What a pair's figures say.
@@ -56,13 +59,20 @@ def _verdict(row: Mapping[str, Any], higher: bool, count: int) -> str:
     match row["limit"]:
         case "seeds":
             more = row["more_seeds"]
-            return f"{said}; about {more} more {'seed' if more == 1 else 'seeds'} would."
+            rough = f" (a rough guess from {row['n']} seeds)" if 1 < row["n"] <= FEW else ""
+            return f"{said}; about {more} more {'seed' if more == 1 else 'seeds'} would{rough}."
         case "rows":
-            wanted = f"at least about {row['rows_wanted']:,} test rows, and there are {row['examples']:,}"
+            wanted = f"at least about {_rounded_up(row['rows_wanted']):,} test rows, and there are {row['examples']:,}"
             return f"{said}; more seeds alone would not: it takes {wanted}."
         case "difference":
             return f"{said}; a difference this small is out of reach of 200 seeds."
     return f"{said}."
+
+
+def _rounded_up(count: int) -> int:
+    """At most two digits that are not zero: an estimate is no more exact."""
+    unit = 10 ** max(len(str(count)) - 2, 0)
+    return -(-count // unit) * unit
 
 
 def _limits(row: Mapping[str, Any], most: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The cells of a mapped column as what a task expects: texts, labels, chat messages. Missing ones are counted, never invented."""
+"""The cells of a mapped column as what a task expects: texts, labels, chats, choices. Missing ones are counted, never invented."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ def refuse_missing(values: Sequence[Any], column: str, part: str) -> None:
     """Raise if any cell is empty; says how many are and which is the first."""
     missing = [i for i, value in enumerate(values) if _is_missing(value)]
     if missing:
-        rows = "1 row" if len(missing) == 1 else f"{len(missing):,} of {len(values):,} rows"
+        rows = "1 row lacks" if len(missing) == 1 else f"{len(missing):,} of {len(values):,} rows lack"
         raise WorkbenchError(
-            f"column {column!r} must have a {part} in every row; {rows} lack it (first: row {missing[0] + 1}): "
+            f"column {column!r} must have a {part} in every row; {rows} it (first: row {missing[0] + 1}): "
             "fill them in or remove them."
         )
 
@@ -115,5 +115,17 @@ def messages(values: Sequence[Any], column: str, part: str = "messages", require
     return conversations
 
 
-CHECKS: dict[str, Callable[..., list]] = {"text": texts, "label": labels, "messages": messages}
+def choices(values: Sequence[Any], column: str, part: str = "choices", required: bool = True) -> list[list[str]]:
+    """Lists of answers as text without surrounding blanks."""
+    refuse_missing(values, column, part)
+    for row, value in enumerate(values):
+        if not isinstance(value, list | tuple):
+            got = type(value).__name__
+            raise WorkbenchError(
+                f"column {column!r} must hold a list of answers; row {row + 1} is {got}: use jsonl, or a column for each answer."
+            )
+    return [[_scalar(answer, column, row, part).strip() for answer in value] for row, value in enumerate(values)]
+
+
+CHECKS: dict[str, Callable[..., list]] = {"text": texts, "label": labels, "messages": messages, "choices": choices}
 """Kind of a part -> (values, column, part, required) -> checked values; images have their own file."""

@@ -23,6 +23,8 @@ def pick(known: Sequence[Entry]) -> Entry:
     """The adapter of `?adapter=`, or the one chosen."""
     texts = {one["reference"]: _name(one) for one in known}
     asked = st.query_params.get("adapter", "")
+    if asked and asked not in texts:
+        st.warning(f"There is no adapter {notices.plain(asked)}; another one is shown.", icon=":material/link_off:")
     start = list(texts).index(asked) if asked in texts else 0
     chosen = st.selectbox("Adapter", list(texts), start, key=f"adapters.pick.{asked}", format_func=texts.__getitem__)
     if chosen != asked:

@@ -125,7 +125,7 @@ class LoRETTA(Composite):
 
 def _joined(cores: list[Tensor]) -> Tensor:
     """The cores multiplied along their bonds: (p of the first, product of the k's, p of the last)."""
-    return functools.reduce(lambda found, core: torch.tensordot(found, core, 1).flatten(1, 2), cores)
+    return functools.reduce(lambda found, core: (found @ core.flatten(1)).unflatten(-1, core.shape[1:]).flatten(1, 2), cores)
 
 
 def core_shapes(left: Sequence[int], right: Sequence[int], bond: int) -> list[tuple[int, int, int]]:

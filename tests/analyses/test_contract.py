@@ -8,7 +8,7 @@ from workbench.analyses.contract import Result, analysis, chart, table
 from workbench.core.errors import WorkbenchError
 from workbench.jobs import wire
 
-NAMES = ["efficiency", "forgetting", "latency", "movement", "survey"]
+NAMES = ["efficiency", "forgetting", "latency", "movement", "shrinking", "survey"]
 
 
 def test_they_are_found_by_walking_the_folder():

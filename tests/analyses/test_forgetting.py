@@ -20,7 +20,7 @@ def rows(runs, **settings):
     return analysis(runs, {**FEW, **settings}).tables["runs"].to_dict("records")
 
 
-@pytest.mark.parametrize("family", ["bert", "llama", "gpt2", "vit"])
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2", "vit", "t5"])
 def test_a_fresh_adapter_has_forgotten_nothing(plant, family):
     (row,) = rows([plant(family, "lora")])
     assert row["forgetting"] == pytest.approx(0, abs=1e-6)
@@ -42,6 +42,12 @@ def test_a_disturbed_base_is_worse(plant, family, kind, method):
     assert list(result.figures) == [kind]
     assert (row["perplexity"] is None) == (kind == "drift"), "a base without its head has no perplexity"
     assert ("representation drift" in result.sentences[0]) == (kind == "drift")
+
+
+def test_an_encoder_decoder_drifts_and_speaks_of_no_loss(plant):
+    (row,) = rows([plant("t5", "ia3", disturb(1.0))])
+    assert (row["kind"], row["perplexity"]) == ("drift", None)
+    assert row["forgetting"] > 0.005
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -69,7 +69,7 @@ def test_known_needs_no_torch(home):
         "import sys; from workbench.services import analyses; print([a['key'] for a in analyses.known()], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['efficiency', 'forgetting', 'latency', 'movement', 'survey'] False"
+    assert done.stdout.strip() == "['efficiency', 'forgetting', 'latency', 'movement', 'shrinking', 'survey'] False"
 
 
 def test_an_analysis_is_queued_with_what_it_needs_to_know(queued):
@@ -203,7 +203,7 @@ def test_of_a_search_only_the_kept_rate_counts(tmp_path, kept, expected):
 def test_the_command_line_lists_and_refuses(wb):
     code, found, _ = wb("analyses", "--json")
     assert code == 0
-    assert [a["key"] for a in found] == ["efficiency", "forgetting", "latency", "movement", "survey"]
+    assert [a["key"] for a in found] == ["efficiency", "forgetting", "latency", "movement", "shrinking", "survey"]
     code, text, _ = wb("analyses")
     assert "Representation" not in text
     assert "forgetting" in text

@@ -146,7 +146,7 @@ def test_a_fused_weight_has_no_query_role() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "task", "words"),
-    [("mamba", AutoModelForCausalLM, "list of equal blocks"), ("t5", AutoModelForSeq2SeqLM, "encoder-decoder")],
+    [("mamba", AutoModelForCausalLM, "list of equal blocks"), ("bart", AutoModelForSeq2SeqLM, "encoder-decoder")],
 )
 def test_refusals(kind: str, task: Any, words: str) -> None:
     """No stack of attention blocks, or two stacks: one sentence."""

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from tests.contract import hosts
 from workbench import backbones
+from workbench.core.types import Site
 from workbench.kernel.host import adapters_of, attach
 
 MEMBERS = [(name, kind) for name, family in backbones.families().items() for kind in family.model_types]
 DECODERS = [(name, kind) for name, kind in MEMBERS if name in ("llama", "gemma2", "gpt2")]
 COMMON = {"attn.q", "attn.k", "attn.v", "attn.out", "ffn.up", "ffn.down", "attn.block", "ffn.block", "block.out"}
+CROSS = {"cross.q", "cross.k", "cross.v", "cross.out"}
 ONCE = {"model.in", "model.out", "embed.out"}
 
 
@@ -26,7 +28,13 @@ def batch(model: nn.Module) -> dict[str, Tensor]:
     gen = torch.Generator().manual_seed(3)
     if hasattr(model.config, "image_size"):
         return {"pixel_values": torch.randn(2, 1, 8, 8, generator=gen)}
-    return {"input_ids": torch.randint(3, 99, (2, 6), generator=gen)}
+    ids = torch.randint(3, 99, (2, 6), generator=gen)
+    return {"input_ids": ids, **({"decoder_input_ids": ids.flip(1)} if model.config.is_encoder_decoder else {})}
+
+
+def first_tower(sites: list[Site]) -> list[Site]:
+    """Without those of a decoder behind an encoder."""
+    return [s for s in sites if s.tower != "decoder"]
 
 
 @pytest.fixture(params=MEMBERS, ids=lambda member: member[1])
@@ -52,9 +60,12 @@ def test_roles_resolve(member: nn.Module) -> None:
     """Every role of the table stands in every block, those outside the blocks once."""
     sites = backbones.of(member).sites(member, hosts.head(member))
     for role in COMMON:
-        assert [s.depth for s in sites if s.role == role] == [0, 1], role
-    for role in ONCE | ({"patch"} if hasattr(member.config, "image_size") else {"embed"}):
-        assert len([s for s in sites if s.role == role]) == 1, role
+        assert [s.depth for s in first_tower(sites) if s.role == role] == [0, 1], role
+    two = {s.tower for s in sites} >= {"encoder", "decoder"}
+    for role in COMMON | CROSS if two else ():
+        assert [s.depth for s in sites if s.role == role and s.tower == "decoder"] == [0, 1], role
+    for role in ONCE - ({"model.out"} if two else set()) | ({"patch"} if hasattr(member.config, "image_size") else {"embed"}):
+        assert len([s for s in first_tower(sites) if s.role == role]) == 1, role
     paths = dict(member.named_modules())
     assert all(s.path in paths and (not s.source or s.source in paths) for s in sites)
     assert len({(s.path, s.role) for s in sites}) == len(sites)
@@ -133,7 +144,7 @@ def _record(module: nn.Module, kept: dict[str, Tensor], name: str, entry: bool =
 
 def test_block_roles_are_the_last_point_before_the_residual_add(member: nn.Module) -> None:
     """What leaves `attn.block` and `ffn.block` is exactly what is added to the residual stream."""
-    sites = backbones.of(member).sites(member)
+    sites = first_tower(backbones.of(member).sites(member))
     kept: dict[str, Tensor] = {}
     for site in sites:
         if site.depth == 1 and site.role in ("attn.block", "ffn.block", "block.out"):
@@ -166,9 +177,10 @@ def test_sources_give_the_sublayer_input(member: nn.Module) -> None:
 
 def test_lora_on_every_role_trains_and_merges(member: nn.Module) -> None:
     """The kernel works on this architecture: LoRA on all its weights merges to the same outputs."""
-    named = {"attn.q", "attn.k", "attn.v", "attn.out", "ffn.up", "ffn.gate", "ffn.down"}
+    named = {"attn.q", "attn.k", "attn.v", "attn.out", "ffn.up", "ffn.gate", "ffn.down"} | CROSS
     there = {s.role for s in backbones.of(member).sites(member)}
-    tied = getattr(member.config, "tie_word_embeddings", False) or hasattr(member.config, "image_size")
+    shared = getattr(member.config, "tie_word_embeddings", False) or member.config.is_encoder_decoder
+    tied = shared or hasattr(member.config, "image_size")
     roles = sorted(named & there) + ([] if tied else ["embed"])
     adapter = attach(member, "lora", rank=2, roles=roles)
     with torch.no_grad():
@@ -176,7 +188,8 @@ def test_lora_on_every_role_trains_and_merges(member: nn.Module) -> None:
             p.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
         before = member(**batch(member)).logits
         adapters_of(member).merge()
-        assert torch.allclose(member(**batch(member)).logits, before, atol=1e-5)
+        size = max(1.0, float(before.abs().max()))  # mT5's output layer starts at deviation 1
+        assert torch.allclose(member(**batch(member)).logits, before, atol=1e-5 * size)
 
 
 def test_scaled_embeddings_adapt_and_merge_alike() -> None:

@@ -78,6 +78,39 @@ def test_docstrings_split_by_topic():
     assert load_table(ref, ({"text": True},)).mapping == {"text": "text"}
 
 
+@pytest.fixture(scope="module")
+def questions(data_home):
+    os.environ["WORKBENCH_HOME"], before = str(data_home), os.environ["WORKBENCH_HOME"]
+    table = bundled.choice_table()
+    os.environ["WORKBENCH_HOME"] = before
+    return [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+
+
+def test_questions_have_one_answer_that_they_do_not_name(questions):
+    assert 2_000 < len(questions) < 4_000
+    assert len({row["text"].casefold() for row in questions}) == len(questions)
+    for row in questions:
+        assert len(set(row["choices"])) == len(row["choices"]) == bundled.CHOICES
+        assert row["answer"] in row["choices"]
+        assert row["answer"].casefold() not in row["text"].casefold()
+
+
+def test_the_right_choice_stands_anywhere(questions):
+    places = Counter(row["choices"].index(row["answer"]) for row in questions)
+    assert all(0.2 < places[i] / len(questions) < 0.3 for i in range(bundled.CHOICES))
+
+
+def test_questions_and_answers_belong_together(questions):
+    found = {row["text"]: row["answer"] for row in questions if row["module"] == "heapq"}
+    first = " ".join(heapq.heappop.__doc__.split("\n\n")[0].split())
+    assert found[f'"""{first}"""\ndef'] == "heappop"
+
+
+def test_choices_load_by_their_names():
+    splits = load_table(resolve(DataSpec(source="bundled/choices", limit=16)), ({"text": True, "choices": True, "answer": True},))
+    assert (len(splits.train), splits.labels) == (16, ())
+
+
 def test_digits():
     splits = load_table(resolve(DataSpec(source="bundled/digits")), {"image": True, "label": True})
     assert splits.labels == tuple("0123456789")

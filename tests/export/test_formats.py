@@ -155,6 +155,16 @@ def test_rank_and_max_error_of_lora(trained: Any, tmp_path: Path) -> None:
         exports.export(run, "lora", tmp_path / "none", rank=999)
 
 
+@pytest.mark.parametrize(("method", "family"), [("corda", "bert"), ("urae", "llama")])
+def test_components_of_the_weight_are_a_lora_of_twice_their_rank(trained: Any, tmp_path: Path, method: str, family: str) -> None:
+    run = trained(method, family, rank=3)
+    found = exports.export(run, "lora", tmp_path / "out", rank=6)
+    assert found["max_error"] <= 1e-4 < effect(run)
+    assert found["dropped"] == []
+    assert max(found["relative_errors"].values()) < 1e-5
+    assert exports.export(run, "lora", tmp_path / "free")["rank"] <= 6
+
+
 def test_the_card_has_front_matter_and_the_measured_error(trained: Any, tmp_path: Path) -> None:
     found = exports.export(trained("lora"), "peft", tmp_path / "out")
     _, front, text = (tmp_path / "out/README.md").read_text().split("---\n", 2)

@@ -1,5 +1,6 @@
 """Calibration: every part sees its site's real inputs on the bare base, and nothing else changes."""
 
+import pytest
 import torch
 
 from tests.contract import hosts
@@ -32,6 +33,24 @@ def test_parts_see_the_inputs_of_the_bare_base_without_padding(monkeypatch):
         model.eval()(input_ids=ids, attention_mask=mask)
     handle.remove()
     assert torch.equal(seen[adapter.sites[0].key][0], wanted[0][mask.bool()])
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_weight_parts_prepare_from_the_weight_they_were_built_from(monkeypatch, family):
+    model = hosts.host(family)
+    adapters = hosts.adapters(model)
+    built, given = {}, {}
+    start = WeightPart.__init__
+    monkeypatch.setattr(
+        WeightPart,
+        "__init__",
+        lambda self, cfg, site, s, g, w: (built.setdefault(site.key, w), start(self, cfg, site, s, g, w))[1],
+    )
+    monkeypatch.setattr(WeightPart, "prepare_from", lambda self, weight: given.setdefault(self.site.key, weight))
+    adapter = adapters.attach("adapter", "lora", lora())
+    calibrate(adapters, adapter, [lambda: hosts.logits(model, family)])
+    assert given.keys() == built.keys() == {s.key for s in adapter.sites}
+    assert all(torch.equal(given[k], built[k]) for k in built)
 
 
 def lora():

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageClassification, AutoTokenizer
 
+from workbench.data import bundled
 from workbench.models import build_lm, build_vit, glyphs, stdlib
 from workbench.models.bundled import SHIPPED, bundled_path
 
@@ -38,6 +39,17 @@ def test_no_whole_docstring_is_in_the_pretraining_text(files, text):
         for docstring in stdlib.docstrings(source):
             words = docstring.split()
             assert len(words) < 8 or " ".join(words) not in flat[source.module]
+
+
+def test_no_question_about_docstrings_is_in_the_pretraining_text(text, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    kept = {stdlib.plain(line) for code in text.values() for line in code.splitlines()}
+    flat = {module: " ".join(code.split()) for module, code in text.items()}
+    table = bundled.table("bundled/choices")
+    for asked, module in zip(table["text"], table["module"], strict=True):
+        said = asked.removesuffix("\ndef").strip('"')
+        assert stdlib.plain(said) not in kept
+        assert len(said.split()) < 8 or said not in flat[module]
 
 
 def test_code_and_comments_stay(text):

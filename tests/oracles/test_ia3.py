@@ -1,4 +1,8 @@
-"""(IA)3 against its equations, the published counts and peft."""
+"""(IA)3 against its equations, the published counts and peft.
+
+Acceptance of catalogue 2: start, merging and counts on decoders here, on encoder-decoders and from the shapes of T0 in
+tests/backbones/test_t5.py; the terms of T-Few by hand in tests/recipes/test_tfew.py; the miniature is the paper file.
+"""
 
 import pytest
 import torch

@@ -20,7 +20,8 @@ from workbench.models.bundled import bundled_path
 from workbench.tasks.contract import Prediction
 from workbench.tasks.vision.image_classification import Pixels
 
-FAMILY = {"text_classification": "bert", "causal_lm": "llama", "image_classification": "vit"}
+FAMILY = {"text_classification": "bert", "causal_lm": "llama", "image_classification": "vit", "multiple_choice": "llama"}
+ROWS = {"multiple_choice": "choices"}
 LABELS = ("neg", "pos")
 
 
@@ -86,7 +87,7 @@ def test_weights_of_another_model_are_one_sentence(tmp_path, meta):
 def test_evaluation_keeps_order_and_mode_and_does_not_depend_on_the_batch_size(bench, make, name):
     from workbench.data import load_table
 
-    splits = load_table(bench.rows(FAMILY[name]), tasks.find(name).parts)
+    splits = load_table(bench.rows(ROWS.get(name, FAMILY[name])), tasks.find(name).parts)
     task = tasks.find(name)(bench.base(FAMILY[name]), splits.labels, 24)
     host = task.host(0).train()
     rows = task.encode(splits.test)

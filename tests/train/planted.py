@@ -18,6 +18,7 @@ from workbench.kernel.state import Stored, read
 GOOD, BAD = ("good", "nice", "great", "happy"), ("bad", "poor", "awful", "sad")
 PLAIN = ("film", "book", "song", "plot", "cast", "the", "a", "is", "was", "very", "so", "and")
 TASKS = {"bert": "text_classification", "llama": "causal_lm", "gpt2": "causal_lm", "vit": "image_classification"}
+TASKS |= {"t5": "multiple_choice"}
 CHAT = "{% for m in messages %}{{ m.role }} {{ m.content }} [SEP] {% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
 
 
@@ -40,7 +41,7 @@ def tokenizer(folder: Path, bos: bool = False) -> int:
 
 def base(family: str, folder: Path, dropout: float = 0.0, **more: Any) -> Path:
     """A random 2-block, 32-wide model of a family, with weights of a trained size."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,17 +59,20 @@ def base(family: str, folder: Path, dropout: float = 0.0, **more: Any) -> Path:
                 "attn_pdrop": 0.0,
                 "embd_pdrop": 0.0,
             }
+        if family == "t5":
+            sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": dropout}
+            sizes |= {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0}
         causal = TASKS[family] == "causal_lm"
         sizes |= {"vocab_size": tokenizer(folder, causal), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
     if family in ("bert", "vit"):
         sizes |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     with torch.random.fork_rng():
         torch.manual_seed(sum(map(ord, family)))
-        maker = AutoModelForCausalLM if TASKS[family] == "causal_lm" else AutoModel
+        maker = {"causal_lm": AutoModelForCausalLM, "multiple_choice": AutoModelForSeq2SeqLM}.get(TASKS[family], AutoModel)
         model = maker.from_config(AutoConfig.for_model(family, **sizes | more))
         with torch.no_grad():
             for p in model.parameters():
-                p.copy_(p * 6 if p.dim() > 1 else p + 0.1 * torch.randn_like(p))
+                p.copy_(p * (1 if family == "t5" else 6) if p.dim() > 1 else p + 0.1 * torch.randn_like(p))
     model.save_pretrained(folder)
     return folder
 
@@ -92,7 +96,7 @@ def csv(path: Path, header: str, rows: Sequence[Sequence[str]]) -> Path:
 
 
 def rows(kind: str, folder: Path, count: int = 40) -> DataSpec:
-    """Planted data: `bert` labelled sentences, `llama`/`gpt2` prompts and completions, `chat`, `text`, `vit` pictures."""
+    """Planted data: `bert` labelled sentences, `llama`/`gpt2` prompts and completions, `t5`/`choices`, `chat`, `text`, `vit`."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = sentences(count)
     if kind == "vit":
@@ -101,6 +105,12 @@ def rows(kind: str, folder: Path, count: int = 40) -> DataSpec:
         path = folder / "chat.jsonl"
         turns = [[{"role": "user", "content": t}, {"role": "assistant", "content": t.split()[0]}] for t, _ in texts]
         path.write_text("\n".join(json.dumps({"messages": t}) for t in turns) + "\n")
+    elif kind in ("choices", "t5"):
+        path, rng = folder / "choices.jsonl", random.Random(1)
+        answers = [f"very {rng.choice(GOOD if label == 'pos' else BAD)}" for _, label in texts]
+        offers = [rng.sample([answer, *rng.sample(PLAIN, 2)], 3) for answer in answers]
+        named = [{"text": t, "choices": c, "label": a} for (t, _), c, a in zip(texts, offers, answers, strict=True)]
+        path.write_text("\n".join(map(json.dumps, named)) + "\n")
     elif kind == "bert":
         path = csv(folder / "labelled.csv", "text,label", texts)
     elif kind == "text":

@@ -68,7 +68,9 @@ def forgetting(
 
 
 def _speaks(task: Task, host: nn.Module) -> bool:
-    """Whether the host still has the language-model head it was pretrained with."""
+    """Whether the host goes on with a text, with the language-model head it was pretrained with."""
+    if getattr(host.config, "is_encoder_decoder", False):
+        return False
     return not task.has_labels and getattr(host, "get_output_embeddings", lambda: None)() is not None
 
 

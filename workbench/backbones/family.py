@@ -121,7 +121,8 @@ class Family:
         if where in self.ports and (wordless or wanted in takes):
             return None
         place = "before its input" if where == "input" else "into its layers"
-        return f"{type(encoder).__name__} lets no virtual tokens {place} (it takes no {wanted}); use another method or model."
+        why = "" if wanted in takes else f" (it takes no {wanted})"
+        return f"{type(encoder).__name__} lets no virtual tokens {place}{why}; use another method or model."
 
     def _entry(self, host: nn.Module, site: Site) -> Site:
         """The `model.in` site with what token parts must know before anything is built."""

@@ -1,8 +1,9 @@
-"""Data that needs no download: docstrings of the installed standard library by topic, and scikit-learn's scanned digits."""
+"""Data that needs no download: docstrings of the installed standard library by topic or as questions, and scanned digits."""
 
 import hashlib
 import json
 import os
+import random
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from workbench.core.paths import cache
 from workbench.models import stdlib
 
 LONGEST, SHORTEST = 500, 20  # characters of a docstring kept, and below which it says too little
+WORDS, CHOICES = range(4, 26), 4  # words of a docstring that is asked about, and the names it is asked among
 TOPICS: dict[str, str] = {
     "concurrency": "asyncio multiprocessing concurrent threading _threading_local queue sched selectors subprocess "
     "contextvars signal pty",
@@ -64,7 +66,25 @@ def _docstring_rows() -> list[dict[str, str]]:
     return rows
 
 
-def cached(name: str, build: Callable[[], list[dict[str, str]]]) -> list[dict[str, str]]:
+def _choice_rows() -> list[dict[str, Any]]:
+    """Each function whose docstring begins with a short sentence that does not name it, and three others, drawn from seed 0."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for source in stdlib.sources(only=_topic_of()):
+        for name, text in stdlib.functions(source):
+            said = " ".join(text.split("\n\n")[0].split())
+            prose = said[:1].isupper() and said.endswith(".") and len(said.split()) in WORDS  # a signature is code
+            if prose and len(name) >= 3 and name == name.strip("_") and name.casefold() not in said.casefold():
+                found.setdefault(said.casefold(), (said, name, source.module))
+    names, rng = sorted({name for _, name, _ in found.values()}), random.Random(0)
+    rows = []
+    for said, name, module in found.values():
+        others = [other for other in rng.sample(names, CHOICES + 8) if other != name and other not in said.casefold()]
+        choices = sorted([name, *others[: CHOICES - 1]], key=lambda _: rng.random())
+        rows.append({"text": f'"""{said}"""\ndef', "choices": choices, "answer": name, "module": module})
+    return rows
+
+
+def cached(name: str, build: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Rows from `<cache>/data/<name>.jsonl`, built once and put there whole."""
     path = cache() / "data" / f"{name}.jsonl"
     if not path.exists():
@@ -80,15 +100,25 @@ def cached(name: str, build: Callable[[], list[dict[str, str]]]) -> list[dict[st
 
 def docstring_table() -> dict[str, list[Any]]:
     """About 6,500 docstrings of ten topics: columns `text`, `label`, `module`."""
+    return _from_sources("docstrings", _docstring_rows, ("text", "label", "module"))
+
+
+def choice_table() -> dict[str, list[Any]]:
+    """About 2,500 docstrings and the names of four functions, of which one has it: `text`, `choices`, `answer`, `module`."""
+    return _from_sources("choices", _choice_rows, ("text", "choices", "answer", "module"))
+
+
+def _from_sources(name: str, build: Callable[[], list[dict[str, Any]]], columns: tuple[str, ...]) -> dict[str, list[Any]]:
+    """A table made from the installed standard library, kept for this Python and this code."""
     recipe = hashlib.sha256(
         ("".join(map(Path.read_text, (Path(__file__), Path(stdlib.__file__)))) + sys.version).encode()
     ).hexdigest()[:12]
-    rows = cached(f"docstrings-{recipe}", _docstring_rows)
+    rows = cached(f"{name}-{recipe}", build)
     if len(rows) < 1000:
         raise WorkbenchError(
-            "bundled/docstrings needs the standard library's .py files, which this Python lacks; use a Python with sources."
+            f"bundled/{name} needs the standard library's .py files, which this Python lacks; use a Python with sources."
         )
-    return {name: [row[name] for row in rows] for name in ("text", "label", "module")}
+    return {column: [row[column] for row in rows] for column in columns}
 
 
 def digit_table() -> dict[str, list[Any]]:
@@ -100,7 +130,11 @@ def digit_table() -> dict[str, list[Any]]:
     return {"image": list(images), "label": [str(label) for label in digits.target]}
 
 
-TABLES: dict[str, Callable[[], dict[str, list[Any]]]] = {"docstrings": docstring_table, "digits": digit_table}
+TABLES: dict[str, Callable[[], dict[str, list[Any]]]] = {
+    "docstrings": docstring_table,
+    "choices": choice_table,
+    "digits": digit_table,
+}
 
 
 def table(source: str) -> dict[str, list[Any]]:

@@ -17,11 +17,14 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "instruction", "question", "input", "query"),
     "completion": ("completion", "response", "output", "answer", "target"),
     "messages": ("messages", "conversation", "conversations", "chat"),
+    "choices": ("choices", "options", "answers", "endings"),
+    "answer": ("answer", "label", "labels", "correct", "correct_answer", "gold", "target"),
+    **{f"choice_{letter}": (f"choice_{letter}", f"option_{letter}", f"answer_{letter}", letter) for letter in "abcde"},
     "image": ("image", "img", "picture", "file_name", "image_path", "path"),
 }
 """Whole names only, best first; compared without case, blanks, dashes and underscores."""
 
-KINDS = {"label": "label", "image": "image", "messages": "messages"}
+KINDS = {"label": "label", "image": "image", "messages": "messages", "choices": "choices"}
 """What a part holds where the task does not say; every other part is text."""
 
 

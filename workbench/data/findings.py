@@ -87,7 +87,9 @@ def finding(
 
 
 def text(cell: Any) -> str:
-    """A cell as text; empty where there is none."""
+    """A cell as text, a list in one line; empty where there is none."""
+    if isinstance(cell, list | tuple):
+        return " | ".join(map(text, cell))
     return "" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else str(cell)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from workbench.core.data_spec import DataSpec
 from workbench.core.paths import inside
+from workbench.data import choices, images, sources, values
 from workbench.data import columns as mapping
-from workbench.data import images, sources, values
 from workbench.data.columns import Mapped, Wanted
 
 
@@ -37,14 +37,16 @@ def _pool(raw: dict[str, list[Any]], mapped: Mapped, wanted: Wanted, kinds: Mapp
             parts[part] = _image_paths(raw[column], column, origin)
         else:
             parts[part] = values.CHECKS[kind](raw[column], column, part, mapping.is_required(wanted[part]))
+    if "choices" in parts or "choice_a" in parts:
+        choices.check(parts)
     return Pool(parts)
 
 
 def keys(pools: Sequence[Pool]) -> list[list[str]]:
-    """Content keys over every part but the label, per pool; comparable among the pools of one call."""
+    """Content keys over every part but the label (and the answer among choices), per pool; comparable within one call."""
     found: list[list[str]] = []
     for pool in pools:
-        inputs = [cells for part, cells in pool.parts.items() if part not in ("label", "image")]
+        inputs = [cells for part, cells in pool.parts.items() if part not in ("label", "answer", "image")]
         rows = zip(*inputs, strict=True) if inputs else [()] * len(pool)
         found.append([" \0 ".join(" ".join(str(cell).casefold().split()) for cell in row) for row in rows])
     if "image" in pools[0].parts:

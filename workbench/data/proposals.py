@@ -15,6 +15,8 @@ WORDY = 12
 """Characters that the middle cell of a column of texts has at least."""
 CLASSES = 50
 """Different values that a column of labels has at most."""
+HOLDS = {"image": "images", "messages": "conversations", "choices": "lists of answers"}
+"""Kinds that a cell alone can tell, and how they are called."""
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -32,6 +34,8 @@ def _holds(cell: Any, kind: str) -> bool:
     if kind == "image":
         named = isinstance(cell, str) and PurePath(cell).suffix.lower() in SUFFIXES
         return named or isinstance(cell, PurePath) or hasattr(cell, "shape") or (isinstance(cell, dict) and "bytes" in cell)
+    if kind == "choices":
+        return isinstance(cell, list | tuple) and len(cell) > 1 and all(isinstance(one, str) for one in cell)
     return bool(turns(cell))
 
 
@@ -69,10 +73,10 @@ def _fitting(free: dict[str, Sequence[Any]], missing: Sequence[str]) -> Mapped:
     columns: dict[str, str] = {}
     reasons: dict[str, str] = {}
     kinds = {part: KINDS.get(part, "text") for part in missing}
-    for part in (p for p, kind in kinds.items() if kind in ("image", "messages")):
+    for part in (p for p, kind in kinds.items() if kind in HOLDS):
         column = next((c for c, v in free.items() if all(_holds(cell, kinds[part]) for cell in _sample(v))), None)
         if column is not None:
-            columns[part], reasons[part] = column, "holds images" if kinds[part] == "image" else "holds conversations"
+            columns[part], reasons[part] = column, f"holds {HOLDS[kinds[part]]}"
             del free[column]
     texts = [part for part, kind in kinds.items() if kind == "text"]
     wordy = sorted((c for c in free if _length(free[c]) >= WORDY), key=lambda c: -_length(free[c]))[: len(texts)]
@@ -100,6 +104,8 @@ def _looks(cells: Sequence[Any], kind: str) -> str:
         return f"{number:,} different value{'' if number == 1 else 's'}"
     if kind == "image":
         return f"{len(cells):,} images"
+    if kind == "choices":
+        return f"{median(len(c) if isinstance(c, list | tuple) else 1 for c in _sample(cells)):.0f} answers in the middle row"
     if kind == "messages":
         return f"conversations of {median(len(turns(c)) for c in _sample(cells)):.0f} turns in the middle"
     return f"{median(len(text(c)) for c in _sample(cells)):,.0f} characters in the middle row"

@@ -1,4 +1,4 @@
-"""The cells of a mapped column as what a task expects: texts, labels, chats, choices. Missing ones are counted, never invented."""
+"""The cells of a mapped column as what a task expects: texts, labels, chats, choices. Missing are counted, never invented."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -48,7 +48,9 @@ def answer(request: dict[str, Any]) -> dict[str, torch.Tensor]:
         else:
             out = model(**inputs).logits
         if out.dim() == 3:  # peft leaves its virtual tokens in front of a language model's logits
-            out = out[:, -inputs["input_ids"].shape[1] :] * inputs["attention_mask"][..., None]  # padding says nothing
+            side = "decoder_" if "decoder_input_ids" in inputs else ""
+            mask = inputs[f"{side}attention_mask"]
+            out = out[:, -mask.shape[1] :] * mask[..., None]  # padding says nothing
         found[number] = out.float().contiguous()
     return found
 

@@ -24,14 +24,17 @@ PREFIX = "base_model.model."
 KINDS = {
     "ForSequenceClassification": ("SEQ_CLS", "text-classification"),
     "ForCausalLM": ("CAUSAL_LM", "text-generation"),
+    "ForSeq2SeqLM": ("SEQ_2_SEQ_LM", "text2text-generation"),
     "ForImageClassification": (None, "image-classification"),
 }
 """End of a transformers class name -> (peft's task type, the Hub's pipeline tag)."""
 
 
 def head_class(host: nn.Module) -> str:
-    """`For...`, the end of the host's class name; language models with older names are `ForCausalLM` too."""
+    """`For...`, how transformers' Auto classes call the host's task; language models with older names are `ForCausalLM` too."""
     name = type(host).__name__
+    if name.endswith("ForConditionalGeneration"):
+        return "ForSeq2SeqLM"
     return "For" + name.partition("For")[2] if "For" in name else "ForCausalLM"
 
 

@@ -11,7 +11,7 @@ import torch
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import inside
-from workbench.data import Table, columns, values
+from workbench.data import Table, choices, columns, values
 from workbench.data.tabular import read_table
 from workbench.evaluate import evaluation, saved
 from workbench.export.exporting import free_disk
@@ -69,15 +69,17 @@ def _entries(cells: list[Any] | None, known: Sequence[str], method: str, file: P
 
 def _table(raw: dict[str, list[Any]], file: Path, task: Task, trained: dict[str, str]) -> tuple[Table, bool]:
     """The task's columns of a file, the answers' only where the column of the training is there; and whether it is."""
-    choices = [{p: want for p, want in parts.items() if p != task.answer} for parts in task.parts]
+    asked = [{p: want for p, want in parts.items() if p != task.answer} for parts in task.parts]
     given = {part: column for part, column in trained.items() if column in raw and part != task.answer}
-    mapped = columns.map_columns(list(raw), choices, given, file.name).columns
-    wanted = next(choice for choice in choices if set(mapped) <= set(choice))
+    mapped = columns.map_columns(list(raw), asked, given, file.name).columns
+    wanted = next(parts for parts in asked if set(mapped) <= set(parts))
     found = {part: _cells(part, raw[column], column, wanted[part], file) for part, column in mapped.items()}
     answer = trained.get(task.answer)
     if answer in raw:
         kind = columns.KINDS.get(task.answer, "text")
         found[task.answer] = values.CHECKS[kind](raw[answer], answer, task.answer, True)
+    if "choices" in found or "choice_a" in found:
+        choices.check(found)
     labelled = answer in raw or not any(task.answer in parts for parts in task.parts if set(mapped) <= set(parts))
     return Table(tuple(range(len(next(iter(raw.values()))))), found), labelled
 

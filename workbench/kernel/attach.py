@@ -57,8 +57,9 @@ def _addition(part: WeightPart, module: nn.Module, x: Tensor, y: Tensor, ctx: Co
     if part.reads_output:
         base = (y if site.rows is None else y[..., slice(*site.rows)]).float()
         base = base if bias is None else base - bias.float()
-    added = part.apply_to(base, x, matrix(module, site) if part.reads_weight else None, ctx)
-    moved = None if bias is None else part.delta_bias(bias.float(), ctx)
+    weight = matrix(module, site) if part.reads_weight else None
+    added = part.apply_to(base, x, weight, ctx)
+    moved = None if bias is None else part.delta_bias_with(bias.float(), weight, ctx)
     added = added if moved is None else added + moved
     return added if site.rows is None else nn.functional.pad(added, (site.rows[0], y.shape[-1] - site.rows[1]))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workbench.kernel import attach
 from workbench.kernel.adapter import Adapter
-from workbench.kernel.contract import Part
+from workbench.kernel.contract import Part, WeightPart
 from workbench.kernel.host import Adapters
 
 
@@ -32,10 +32,13 @@ def calibrate(adapters: Adapters, adapter: Adapter, passes: Iterable[Callable[[]
                 stack.enter_context(attach.shown(module, partial(_show, adapters, part)))
             for run in passes:
                 run()
+            for part in parts:
+                if isinstance(part, WeightPart):
+                    part.prepare_from(attach.matrix(host.get_submodule(part.site.path), part.site))
+                else:
+                    part.prepare()
     finally:
         host.train(training)
-    for part in parts:
-        part.prepare()
 
 
 def _show(adapters: Adapters, part: Part, x: Tensor) -> None:

@@ -142,9 +142,17 @@ class WeightPart(Part):
         """The module's output with this part in it; `below`: the call this one wraps, None for the bare module."""
         raise TypeError(f"{type(self).__name__} declares whole=True and must implement instead()")
 
+    def prepare_from(self, weight: Tensor) -> None:
+        """`prepare`, which it calls unless overridden, for parts that need the base weight (d_out, d_in) in fp32 again."""
+        self.prepare()
+
     def delta_bias(self, bias: Tensor, ctx: Context) -> Tensor | None:
         """The change of the bias (d_out,), or None."""
         return None
+
+    def delta_bias_with(self, bias: Tensor, weight: Tensor | None, ctx: Context) -> Tensor | None:
+        """`delta_bias` for parts where it follows from the base weight (d_out, d_in) too; None as with `reads_weight`."""
+        return self.delta_bias(bias, ctx)
 
 
 class ActivationPart(Part):

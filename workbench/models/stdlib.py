@@ -70,6 +70,13 @@ def docstrings(source: Source) -> list[str]:
     return [inspect.cleandoc(node.value.value) for node in nodes]
 
 
+def functions(source: Source) -> list[tuple[str, str]]:
+    """(name, cleaned docstring) of a module's functions and methods that have one, in the order of the file."""
+    nodes = [n for n in ast.walk(source.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    told = ((node.name, ast.get_docstring(node)) for node in sorted(nodes, key=lambda n: (n.lineno, n.col_offset)))
+    return [(name, text) for name, text in told if text]
+
+
 def plain(line: str) -> str:
     """A line reduced to its words, so that the same sentence is found again inside a comment or a string."""
     return " ".join(line.strip().strip("#'\"(),").split()).casefold()

@@ -73,11 +73,12 @@ def _problems(adapters: Adapters, method: type[Method], entry: Entry, sites: lis
     ]
     recipe, cfg = entry.recipe
     chosen = counting.trained_base(adapters, method, entry.cfg, sites)
-    other = recipe.problem(cfg, entry.key, bool(chosen))
+    other, name = recipe.problem(cfg, entry.key, bool(chosen)), recipe.__module__.rpartition(".")[2]
+    if other is None and (lacks := [key for key in recipe.needs if key not in work.provides]):
+        lack = f"the recipe {name} needs {lacks[0]!r} from every batch, which this task does not provide"
+        other = f"{lack}; choose another task or recipe."
     if other is None and recipe.judges and not work.judged:
-        other = (
-            f"the recipe {recipe.__module__.rpartition('.')[2]} chooses on validation rows, and there are none; set validation."
-        )
+        other = f"the recipe {name} chooses on validation rows, and there are none; set validation."
     return [*found, *misfits(entry.key, entry.cfg, sites), *([other] if other else [])]
 
 

@@ -58,6 +58,8 @@ class Recipe(ABC):
     """Whether `count` is exact; False where only the training can tell, then it is the most there can be."""
     judges: ClassVar[bool] = False
     """Whether `finish` needs validation rows."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Facts that every batch must carry; a task without them is a problem of the plan."""
     takes_init: ClassVar[bool] = True
     """Whether `init_from` means something here; False where the recipe itself puts tensors back to the base."""
 
@@ -103,6 +105,10 @@ class Recipe(ABC):
             the validation metrics of what was chosen; None if nothing was.
         """
         return None
+
+    def kept(self) -> list[dict[str, Any]]:
+        """Plain records that the run keeps in `<recipe>.json`, e.g. the candidates of a search; empty for no file."""
+        return []
 
     def trained(self) -> int | None:
         """Scalars of the adapter that can differ from the base at the end, if the recipe makes them fewer."""

@@ -127,8 +127,8 @@ def texts_request(run_id: str, ids: Sequence[int]) -> dict[str, str]:
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, list):  # a chat
-        return "\n".join(f"{turn.get('role')}: {turn.get('content')}" for turn in value if isinstance(turn, Mapping))
+    if isinstance(value, list):  # a chat, or choices
+        return "\n".join(f"{one.get('role')}: {one.get('content')}" if isinstance(one, Mapping) else str(one) for one in value)
     return "" if value is None else str(value)
 
 

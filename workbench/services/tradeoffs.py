@@ -60,7 +60,8 @@ def choices(found: Comparison) -> list[str]:
     tests = [name for name in found.metrics if name != "loss"] or list(found.metrics)
     tests.sort(key=lambda name: name != found.metric)
     task = {row["task"] for row in found.rows}
-    forgetting = "forgetting_nll" if task == {"causal_lm"} else "forgetting_drift"
+    speaks = bool(task) and task <= {"causal_lm", "multiple_choice"}
+    forgetting = "forgetting_nll" if speaks else "forgetting_drift"
     return [*tests, *MEASURED, "latency_unmerged", "latency_merged", forgetting]
 
 

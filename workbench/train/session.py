@@ -1,5 +1,6 @@
 """One run from its RunSpec to its result: load, attach, train, judge on the test split, save."""
 
+import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -60,6 +61,8 @@ class Session:
         import sklearn.metrics  # noqa: F401 - loaded now, or the peak of the training would hold it
 
         trial = self._train(rates[0], self.reporter) if len(rates) == 1 else self._search(rates)
+        if records := trial.costs.pop("records"):
+            (self.folder / f"{(self.spec.recipe or {})['recipe']}.json").write_text(json.dumps(records), encoding="utf-8")
         self.reporter.emit(Phase("evaluating"))
         start = time.time()
         predictions, metrics = self._judge(trial.models, self.examples["test"])
@@ -187,6 +190,7 @@ class Session:
             "first_step_seconds": None if done.first_step is None else done.first_step - self.began,
             "steps": done.steps,
             "validation": done.validation,
+            "records": recipe.kept(),
             "precision": self.precision,
             "device": torch.cuda.get_device_name(self.device)
             if self.device.startswith("cuda")

@@ -16,6 +16,7 @@ FIRST = {
     "text_classification": ("bundled/minilm", "bundled/docstrings", ("lora", "head_only")),
     "causal_lm": ("bundled/lm", "bundled/docstrings", ("lora",)),
     "image_classification": ("bundled/vit", "bundled/digits", ("lora", "head_only")),
+    "multiple_choice": ("bundled/lm", "bundled/choices", ("ia3", "head_only")),
 }
 """Task -> what an untouched form starts with."""
 BASIC = ("epochs", "max_steps", "batch_size", "learning_rate", "max_length", "early_stop")

@@ -29,7 +29,7 @@ class IA3(WeightPart):
 
     Config, tiny = IA3Config, IA3Config()
     roles = ("attn.k", "attn.v", "cross.k", "cross.v", "ffn.down")
-    paper = Paper("Liu et al., 2022", "https://arxiv.org/abs/2205.05638")
+    paper = Paper("Liu et al., 2022", "https://arxiv.org/abs/2205.05638", 2)
     default_lr = (2e-2, "better than 5e-3 on bundled/minilm (validation, 78 steps); the paper's 3e-3 is for T0-3B, Adafactor")
     peft = PeftTwin(
         "IA3",

@@ -110,6 +110,13 @@ class Part(Method, nn.Module, ABC):
     def prepare(self) -> None:
         """Called once after the last `observe`: start from what was seen. What it depends on must lie in stored tensors."""
 
+    def progress(self) -> dict[str, Tensor]:
+        """What a checkpoint needs besides parameters and buffers, so that training goes on bitwise, e.g. running scores."""
+        return {}
+
+    def resume(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Take up training after optimizer step `step`; tensors: what `progress` gave, on the CPU."""
+
     def in_use(self) -> int | None:
         """New scalars that count now where training removes or gathers some; None for all that train."""
         return None

@@ -126,9 +126,9 @@ class BridgedAdapter(Adapter):
         """The running scores of peft's tuner, if the method keeps any."""
         return self.method.progress(self.tuner)  # type: ignore[attr-defined]
 
-    def resume(self, tensors: dict[str, Tensor]) -> None:
+    def resume(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Put the running scores back."""
-        self.method.resume(self.tuner, tensors)  # type: ignore[attr-defined]
+        self.method.resume(self.tuner, dict(tensors))  # type: ignore[attr-defined]
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """One group per learning rate that the method asks for; tensors that layers share come once."""

@@ -49,7 +49,7 @@ def put_back(found: Checkpoint, models: Models, recipe: Recipe) -> None:
         tensor.copy_(found.tensors[f"adapter.{name}"])
     for i, param in enumerate(models.head):
         param.copy_(found.tensors[f"head.{i}"])
-    models.adapter.resume(dict(_below("progress", found.tensors)))
+    models.adapter.resume(found.plain["done"]["steps"], dict(_below("progress", found.tensors)))
     recipe.resume(dict(_below("recipe", found.tensors)))
 
 

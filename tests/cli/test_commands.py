@@ -199,8 +199,6 @@ def test_export_and_operate_wait_for_their_job(wb, monkeypatch, state, expected)
 @pytest.mark.parametrize(
     "words",
     [
-        ("pause", "1"),
-        ("resume", "1"),
         ("paper", "soka"),
         ("bench", "x"),
     ],

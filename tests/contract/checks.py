@@ -435,6 +435,42 @@ def trains_in_mixed_precision(case: Case) -> None:
         assert close(case.run(model), exact, within=0.1)
 
 
+@check(trains)
+def resumes_bitwise(case: Case) -> None:
+    """Five steps, then five more on a fresh adapter with what was taken of the first, end bitwise where ten end."""
+
+    def stretch(model: nn.Module, adapter: Adapter, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+        model.train()
+        for step in range(first, last + 1):
+            torch.manual_seed(step)
+            loss, penalty = hosts.loss(model, case.family), adapter.penalty()
+            (loss if penalty is None else loss + penalty).backward()
+            optimizer.step()
+            for p in adapter.on_step(step, 10):
+                optimizer.state.pop(p, None)
+            optimizer.zero_grad()
+
+    def started() -> tuple[nn.Module, Adapter, torch.optim.Optimizer]:
+        model, adapter = case.fresh()
+        return model, adapter, torch.optim.Adam(adapter.param_groups(0.01))
+
+    model, adapter, optimizer = started()
+    stretch(model, adapter, optimizer, 1, 5)
+    kept = {n: t.detach().clone() for n, t in (*adapter.named_parameters(), *adapter.named_buffers())}
+    moments, progress = copy.deepcopy(optimizer.state_dict()), {n: t.clone() for n, t in adapter.progress().items()}
+    stretch(model, adapter, optimizer, 6, 10)
+    whole = {n: t.clone() for n, t in adapter.tensors().items()}
+
+    model, adapter, optimizer = started()
+    with torch.no_grad():
+        for n, t in (*adapter.named_parameters(), *adapter.named_buffers()):
+            t.copy_(kept[n])
+    adapter.resume(5, progress)
+    optimizer.load_state_dict(moments)
+    stretch(model, adapter, optimizer, 6, 10)
+    assert [n for n, t in adapter.tensors().items() if not torch.equal(t, whole[n])] == []
+
+
 @check()
 def loss_falls_in_20_steps(case: Case) -> None:
     """Twenty steps of Adam on one batch lower the loss clearly; head only trains the head, causal_lm then nothing."""

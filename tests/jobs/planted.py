@@ -34,13 +34,18 @@ def train(spec, reporter, folder, placed):
     if wanted.get("deaf"):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-    (folder / "adapter").mkdir()
+    (folder / "adapter").mkdir(exist_ok=True)
     reporter.emit(Phase("training", steps=wanted.get("steps", 3)))
-    for step in range(wanted.get("steps", 3)):
+    began = (wire.read_json(folder / "checkpoint" / "at.json") or {"step": 0})["step"]
+    for step in range(began, wanted.get("steps", 3)):
         time.sleep(wanted.get("seconds", 0.01))
         reporter.emit(Step(step + 1, 1.0, 1e-3, 0.01, 8))
         if not wanted.get("deaf") and reporter.wish() == "cancel":
             raise Stopped("cancel")
+        if wanted.get("keeps") and reporter.wish() == "pause":
+            (folder / "checkpoint").mkdir(exist_ok=True)
+            wire.write_json(folder / "checkpoint" / "at.json", {"step": step + 1})
+            raise Stopped("pause")
     if wanted.get("verdict"):
         verdict = {"state": "finished", "reason": None, "attempt": placed.attempt, "ended": time.time(), "result": None}
         wire.write_json(folder / "verdict.json", verdict)
@@ -49,7 +54,12 @@ def train(spec, reporter, folder, placed):
         raise WorkbenchError("the learning rate must be smaller; lower it.")
     if wanted.get("raise"):
         raise ValueError("shapes do not fit")
-    return {"metrics": {"accuracy": float("nan")}, "neighbours": placed.neighbours, "steps": wanted.get("steps", 3)}
+    return {
+        "began_at": began,
+        "metrics": {"accuracy": float("nan")},
+        "neighbours": placed.neighbours,
+        "steps": wanted.get("steps", 3),
+    }
 
 
 def sleep(request, folder):

@@ -1,6 +1,8 @@
 """Submitting is all or nothing; every refusal is one sentence."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,10 +11,10 @@ import pytest
 
 from tests.jobs.living import make_spec, until
 from workbench.core import safe_yaml
-from workbench.core.errors import NotBuiltYet, WorkbenchError
+from workbench.core.errors import WorkbenchError
 from workbench.core.paths import ROOT, run_folder
 from workbench.core.run_spec import RunSpec
-from workbench.jobs import client
+from workbench.jobs import client, wire
 from workbench.jobs.store import Store
 
 
@@ -142,10 +144,53 @@ def test_delete_gives_tracking_a_moment(still, monkeypatch):
     assert still.jobs() == []
 
 
-def test_what_is_not_built_says_so(still):
-    for act in (still.pause, still.resume):
-        with pytest.raises(NotBuiltYet, match="pause and resume are not built yet"):
+def test_a_waiting_job_is_held_back_and_released(still):
+    still.submit([make_spec("one")])
+    assert still.pause("one")["state"] == "paused"
+    for act, sentence in ((still.pause, "waits or runs can be paused; job 1 is paused"), (still.retry, "job 1 is paused")):
+        with pytest.raises(WorkbenchError, match=sentence):
             act(1)
+    row = still.resume(1)
+    assert (row["state"], row["attempt"]) == ("queued", 2)
+    with pytest.raises(WorkbenchError, match="only a paused job can be resumed; job 1 is queued"):
+        still.resume("one")
+
+
+def test_short_work_cannot_be_paused(still):
+    job = still.submit_short("operate", {"name": "merge"})
+    with pytest.raises(WorkbenchError, match=f"job {job} is of kind operate: cancel it instead"):
+        still.pause(job)
+
+
+def test_a_paused_training_goes_on_with_what_it_stored(queue, home):
+    (job,) = queue.submit([make_spec("one", steps=40, seconds=0.05, keeps=True)])
+    until(lambda: queue.find(job)["step"] >= 3)
+    assert queue.pause(job)["intent"] == "pause"
+    (row,) = queue.wait([job])
+    assert (row["state"], row["intent"]) == ("paused", None)
+    placed = json.loads((run_folder("one") / "placement.json").read_text())
+    wire.write_json(run_folder("one") / "placement.json", {**placed, "threads": 3})
+    stood = json.loads((run_folder("one") / "checkpoint" / "at.json").read_text())["step"]
+    resumed = queue.resume(job)
+    assert (resumed["attempt"], resumed["step"]) == (2, row["step"])
+    (row,) = queue.wait([job])
+    assert row["state"] == "finished"
+    assert queue.verdict(job)["result"]["began_at"] == stood
+    placed = json.loads((run_folder("one") / "placement.json").read_text())
+    assert (placed["threads"], placed["attempt"]) == (3, 2)
+
+
+def test_a_training_that_the_machine_took_down_is_queued_again_twice(queue, home, monkeypatch):
+    """The kernel's name of this boot is changed in the placement, as a restart of the machine would."""
+    (job,) = queue.submit([make_spec("one", steps=400, seconds=0.05, keeps=True)])
+    for attempt in (1, 2, 3):
+        row = until(lambda n=attempt: (r := queue.find(job))["state"] == "running" and r["attempt"] == n and r["step"] >= 1 and r)
+        path = run_folder("one") / "placement.json"
+        wire.write_json(path, {**json.loads(path.read_text()), "boot": "another"})
+        os.kill(row["pid"], signal.SIGKILL)
+    row = queue.wait([job])[0]
+    assert (row["state"], row["attempt"]) == ("failed", 3)
+    assert "killed by SIGKILL" in row["reason"]
 
 
 def test_logs_before_the_start_are_empty(still):

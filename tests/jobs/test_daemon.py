@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -42,9 +43,10 @@ def test_a_training_runs_and_leaves_its_record(queue, home):
     assert row["submitted"] <= row["started"] <= row["ended"]
     assert changes[-1] == "finished"
     verdict = queue.verdict(job)
-    assert verdict["result"] == {"metrics": {"accuracy": None}, "neighbours": False, "steps": 4}
+    assert verdict["result"] == {"metrics": {"accuracy": None}, "neighbours": False, "steps": 4, "began_at": 0}
     threads = slots.cores()
     placed = json.loads((run_folder("one") / "placement.json").read_text())
+    assert placed.pop("boot") == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert placed == {"device": "cpu", "threads": threads, "attempt": 1, "neighbours": False}
     log = queue.logs("one")
     assert log.startswith("=== attempt 1 ")

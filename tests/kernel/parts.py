@@ -29,7 +29,7 @@ class Dense(WeightPart):
     def delta(self, weight: Tensor, ctx: Context) -> Tensor:
         return self.D
 
-    def delta_bias(self, bias: Tensor, ctx: Context) -> Tensor:
+    def delta_bias(self, bias: Tensor, weight: Tensor | None, ctx: Context) -> Tensor:
         return self.d
 
     @staticmethod

@@ -14,7 +14,7 @@ def test_parts_see_the_inputs_of_the_bare_base_without_padding(monkeypatch):
     adapter = adapters.attach("adapter", "lora", lora())
     seen, prepared = {}, []
     monkeypatch.setattr(WeightPart, "observe", lambda self, x: seen.setdefault(self.site.key, []).append(x))
-    monkeypatch.setattr(WeightPart, "prepare", lambda self: prepared.append(self.site.key))
+    monkeypatch.setattr(WeightPart, "prepare", lambda self, weight: prepared.append(self.site.key))
     with torch.no_grad():
         for p in adapter.parameters():
             p.normal_()
@@ -36,7 +36,7 @@ def test_parts_see_the_inputs_of_the_bare_base_without_padding(monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_weight_parts_prepare_from_the_weight_they_were_built_from(monkeypatch, family):
+def test_weight_parts_prepare_the_weight_they_were_built_from(monkeypatch, family):
     model = hosts.host(family)
     adapters = hosts.adapters(model)
     built, given = {}, {}
@@ -46,7 +46,7 @@ def test_weight_parts_prepare_from_the_weight_they_were_built_from(monkeypatch, 
         "__init__",
         lambda self, cfg, site, s, g, w: (built.setdefault(site.key, w), start(self, cfg, site, s, g, w))[1],
     )
-    monkeypatch.setattr(WeightPart, "prepare_from", lambda self, weight: given.setdefault(self.site.key, weight))
+    monkeypatch.setattr(WeightPart, "prepare", lambda self, weight: given.setdefault(self.site.key, weight))
     adapter = adapters.attach("adapter", "lora", lora())
     calibrate(adapters, adapter, [lambda: hosts.logits(model, family)])
     assert given.keys() == built.keys() == {s.key for s in adapter.sites}

@@ -77,7 +77,7 @@ def test_interrupted_training_goes_on_bitwise() -> None:
 
         model, adapter, optimizer = start()
         adapter.load(tensors)
-        adapter.resume(kept)
+        adapter.resume(cut, kept)
         optimizer.load_state_dict(moments)
         training(model, adapter, cut + 1, 20, 20, optimizer)
         assert not [k for k, t in adapter.tensors().items() if not torch.equal(t, whole[k])]

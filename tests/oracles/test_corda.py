@@ -42,7 +42,7 @@ def part(shape: tuple[int, int], x: Tensor | None = None, **options: Any) -> tup
     if x is not None:
         one.observe(x[: len(x) // 2])
         one.observe(x[len(x) // 2 :])
-        one.prepare_from(weight)
+        one.prepare(weight)
     return one, weight
 
 
@@ -164,7 +164,7 @@ def test_a_site_without_inputs_keeps_its_start() -> None:
     """Rows that never reach a site, or reach it as zeros, leave the weight's own components."""
     plain, weight = part((12, 12))
     start = plain.A0.clone()
-    plain.prepare_from(weight)
+    plain.prepare(weight)
     assert torch.equal(plain.A0, start)
     zeros, _ = part((12, 12), torch.zeros(4, 12))
     assert torch.equal(zeros.A0, start)

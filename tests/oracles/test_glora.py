@@ -41,7 +41,7 @@ def output(one: GLoRA) -> Tensor:
     """The adapted layer, as the kernel computes it."""
     y = X @ WEIGHT.T
     added = y + one.apply_to(y, X, WEIGHT, {})
-    return added + BIAS + one.delta_bias_with(BIAS, WEIGHT, {}) if one.site.bias else added
+    return added + BIAS + one.delta_bias(BIAS, WEIGHT, {}) if one.site.bias else added
 
 
 def paths(one: GLoRA) -> dict[tuple[str, int], Tensor]:
@@ -73,7 +73,7 @@ def test_all_432_combinations_follow_the_equation() -> None:
         wanted = X.double() @ weight.T + bias
         torch.testing.assert_close(output(one).double(), wanted, atol=1e-5, rtol=1e-5, msg=str(choice))
         torch.testing.assert_close((WEIGHT + one.delta(WEIGHT, {})).double(), weight, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close((BIAS + one.delta_bias_with(BIAS, WEIGHT, {})).double(), bias, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close((BIAS + one.delta_bias(BIAS, WEIGHT, {})).double(), bias, atol=1e-5, rtol=1e-5)
 
 
 def test_every_combination_starts_as_the_base() -> None:
@@ -82,7 +82,7 @@ def test_every_combination_starts_as_the_base() -> None:
     for choice in ALL:
         one.choose(choice)
         assert not one.delta(WEIGHT, {}).any()
-        assert not one.delta_bias_with(BIAS, WEIGHT, {}).any()
+        assert not one.delta_bias(BIAS, WEIGHT, {}).any()
     assert one.Au.abs().max() <= math.sqrt(6 / 9)
     assert one.Au.any()
 
@@ -94,7 +94,7 @@ def test_a_choice_counts_what_it_reads() -> None:
         one.choose(choice)
         one.zero_grad()
         if any(choice):
-            (one.delta(WEIGHT, {}).square().sum() + one.delta_bias_with(BIAS, WEIGHT, {}).square().sum()).backward()
+            (one.delta(WEIGHT, {}).square().sum() + one.delta_bias(BIAS, WEIGHT, {}).square().sum()).backward()
         reached = sum(int(p.grad.count_nonzero()) for p in one.parameters() if p.grad is not None)
         assert one.in_use() == one.size(choice) == reached, choice
     assert part().size((3, 3, 3, 2, 2)) == 2 * 2 * (5 + 7) + 2 * (7 + 1) + 2 * 5

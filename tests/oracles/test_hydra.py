@@ -33,7 +33,7 @@ def part(**options: object) -> Hydra:
 
 def added(one: Hydra, x: torch.Tensor) -> torch.Tensor:
     """What the part adds to the layer's output, as the kernel puts it together."""
-    return one.apply_to(x @ WEIGHT.T, x, WEIGHT, {}) + one.delta_bias(BIAS, {})
+    return one.apply_to(x @ WEIGHT.T, x, WEIGHT, {}) + one.delta_bias(BIAS, None, {})
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -58,7 +58,7 @@ def test_equation_in_float64(bias: bool) -> None:
 def test_delta_is_the_same_change() -> None:
     """x delta^T and delta_bias give what the cheaper order gives."""
     one = part(parallel_rank=2, sequential_rank=3, bias=True)
-    both = X @ one.delta(WEIGHT, {}).T + one.delta_bias(BIAS, {})
+    both = X @ one.delta(WEIGHT, {}).T + one.delta_bias(BIAS, None, {})
     torch.testing.assert_close(both, added(one, X), atol=1e-5, rtol=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_dropout_keeps_the_expected_value() -> None:
     one.eval()
     wanted = added(one, X[:1, :1]).detach()
     assert (mean - wanted).abs().max() < 0.1 * wanted.abs().max()
-    assert torch.equal(one.delta_bias(BIAS, {}), one.train().delta_bias(BIAS, {}))
+    assert torch.equal(one.delta_bias(BIAS, None, {}), one.train().delta_bias(BIAS, None, {}))
 
 
 def test_published_counts() -> None:

@@ -28,8 +28,8 @@ def test_output_scaling_in_float64(role: str) -> None:
     weight, bias, x = torch.randn(5, 7, generator=gen), torch.randn(5, generator=gen), torch.randn(3, 7, generator=gen)
     expected = one.l.flatten().double() * (x.double() @ weight.double().T + bias.double())
     y = x @ weight.T
-    applied = y + bias + one.apply_to(y, x, weight, {}) + one.delta_bias(bias, {})
-    merged = x @ (weight + one.delta(weight, {})).T + bias + one.delta_bias(bias, {})
+    applied = y + bias + one.apply_to(y, x, weight, {}) + one.delta_bias(bias, None, {})
+    merged = x @ (weight + one.delta(weight, {})).T + bias + one.delta_bias(bias, None, {})
     for ours in (applied, merged):
         torch.testing.assert_close(ours.double(), expected, atol=1e-5, rtol=1e-5)
 
@@ -41,7 +41,7 @@ def test_input_scaling_in_float64() -> None:
     expected = (one.l.flatten().double() * x.double()) @ weight.double().T
     for ours in (x @ weight.T + one.apply_to(None, x, weight, {}), x @ (weight + one.delta(weight, {})).T):
         torch.testing.assert_close(ours.double(), expected, atol=1e-5, rtol=1e-5)
-    assert one.delta_bias(bias, {}) is None
+    assert one.delta_bias(bias, None, {}) is None
 
 
 @pytest.mark.parametrize(("d", "ff", "expected"), [(2048, 5120, 540_672), (4096, 10240, 1_081_344)])

@@ -40,7 +40,7 @@ def test_equation_in_float64() -> None:
         torch.testing.assert_close(one.delta(torch.zeros(8, 12), {}).double(), 1.5 * change, atol=1e-6, rtol=1e-5)
         got = one.apply_to(None, x, torch.zeros(8, 12), {}).double()
         torch.testing.assert_close(got, x.double() @ (1.5 * change).T, atol=1e-5, rtol=1e-5)
-        assert torch.equal(one.delta_bias(torch.zeros(8), {}), one.shared.c[f"main_main_{one.site.depth}_8"])
+        assert torch.equal(one.delta_bias(torch.zeros(8), None, {}), one.shared.c[f"main_main_{one.site.depth}_8"])
 
 
 def test_change_has_rank_p() -> None:

@@ -95,7 +95,7 @@ def test_wanda_keeps_the_share_of_every_row_that_weighs_most() -> None:
     magnitude = one.kept(WEIGHT).clone()
     for batch in seen.split(20):
         one.observe(batch)
-    one.prepare()
+    one.prepare(None)
     mask = one.kept(WEIGHT)
     assert (mask.sum(1) == 64 - int(0.4 * 64)).all()
     norms = [float((seen[:, j].double() ** 2).sum() ** 0.5) for j in range(64)]
@@ -119,7 +119,7 @@ def test_a_planted_row_is_pruned_by_input_not_by_size() -> None:
     )
     assert one.kept(weight).tolist() == [[True, False, True, False]]
     one.observe(torch.tensor([[0.01, 9.0, 0.02, 8.0]]))
-    one.prepare()
+    one.prepare(None)
     assert one.kept(weight).tolist() == [[False, True, False, True]]
 
 

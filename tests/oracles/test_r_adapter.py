@@ -37,7 +37,7 @@ def the_map(one: RAdapter, prefix: str = "") -> Tensor:
 
 def passed(one: RAdapter) -> Tensor:
     """What a pass adds to the layer's output, bias included, in the kernel's order of calls."""
-    return one.apply_to(X @ WEIGHT.T, X, WEIGHT, {}) + one.delta_bias(BIAS, {})
+    return one.apply_to(X @ WEIGHT.T, X, WEIGHT, {}) + one.delta_bias(BIAS, None, {})
 
 
 def on_host(**values: object) -> tuple[nn.Module, Adapter]:
@@ -54,7 +54,7 @@ def test_equation_in_float64(values: dict) -> None:
     E, y = the_map(one), X.double() @ WEIGHT.double().T + BIAS.double()
     torch.testing.assert_close(passed(one.eval()).double(), y @ E.T, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(one.delta(WEIGHT, {}).double(), E @ WEIGHT.double(), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(one.delta_bias(BIAS, {}).double(), E @ BIAS.double(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.delta_bias(BIAS, None, {}).double(), E @ BIAS.double(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(passed(one.train()).double(), y @ E.T, atol=1e-5, rtol=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_a_merge_after_a_dropped_pass_drops_nothing() -> None:
     wanted = the_map(one) @ BIAS.double()
     for _ in range(20):
         passed(one)
-        torch.testing.assert_close(one.delta_bias(BIAS, {}).double(), wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(one.delta_bias(BIAS, None, {}).double(), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("values", FORMS)

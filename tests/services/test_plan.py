@@ -50,10 +50,10 @@ def test_parameters_are_exact(name, family):
     size = sum(p.numel() for p in real.parameters())
     adapter = adapters.attach("a", one.key, one.cfg)
     head = sum(p.numel() for path in hosts.head(real) for p in real.get_submodule(path).parameters())
-    assert plan.new_params == adapter.new_params()
+    assert plan.new_params == adapter.new_params() or (not plan.exact and plan.new_params > adapter.new_params() > 0)
     assert plan.base_trained_params == adapter.base_params()
     assert plan.head_params == head
-    assert plan.total_params == size + adapter.new_params()
+    assert plan.total_params == size + plan.new_params
     assert plan.peak_memory_bytes == sum(plan.memory.values()) > 0
     trains = plan.peak_trainable_params + head > 0  # a language model without a head has nothing to train in `head_only`
     assert (plan.train_seconds > 0, plan.steps > 0) == (trains, trains)

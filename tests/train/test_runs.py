@@ -17,8 +17,19 @@ from workbench.kernel import state
 
 RESULT = {
     *("trainable_params", "base_trained_params", "peak_trainable_params", "head_params", "total_params", "adapter_bytes"),
-    *("peak_memory_bytes", "memory_kind", "train_seconds", "examples_per_second", "load_seconds", "first_step_seconds"),
-    *("eval_seconds", "steps", "precision", "device", "threads", "neighbours", "learning_rate", "metrics", "validation"),
+    *("peak_memory_bytes", "memory_kind", "train_seconds", "examples_per_second", "load_seconds", "prepare_seconds"),
+    *(
+        "first_step_seconds",
+        "eval_seconds",
+        "steps",
+        "precision",
+        "device",
+        "threads",
+        "neighbours",
+        "learning_rate",
+        "metrics",
+        "validation",
+    ),
     *("versions", "predicted", "base_sha256", "notes", "search", "search_seconds"),
 }
 KINDS = [("bert", ""), ("llama", "llama"), ("llama", "chat"), ("llama", "text"), ("vit", "")]

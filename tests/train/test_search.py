@@ -17,8 +17,8 @@ from workbench.kernel.host import Adapters
 from workbench.recipes import Models
 from workbench.recipes.standard import Standard
 from workbench.train import session
-from workbench.train.loop import Outcome
 from workbench.train.search import Search, Trial
+from workbench.train.watching import Outcome
 
 RATES = (1e-5, 0.02, 1e-6)
 SIX = {"max_steps": 6, "eval_every": 99}

@@ -41,8 +41,8 @@ def guard(rows: Iterable[Mapping[str, Any]]) -> Guard:
     Test rows are compared by their digest where runs have one.
 
     Args:
-        rows: rows of `compare --json`: label, experiment, test_rows, search, init_from, device and `fields` ({"data.limit": 1000, ...}; empty =
-            unknown, which fits everything).
+        rows: rows of `compare --json`: label, experiment, test_rows, search, init_from, device and
+            `fields` ({"data.limit": 1000, ...}; empty = unknown, which fits everything).
     """
     facts = _facts(rows)
     first: list[str] = []

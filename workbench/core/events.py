@@ -84,6 +84,11 @@ class Reporter(Protocol):
     def wish(self) -> Literal["cancel", "pause"] | None:
         """What the person asked of this run meanwhile; asked after each step and each evaluation batch."""
 
+    @property
+    def offset(self) -> int:
+        """Where the record of events ends now; a run that goes on from a checkpoint cuts it there."""
+        ...
+
 
 class Stopped(Exception):
     """Raised inside a training when `Reporter.wish()` answered; carries `cancel` or `pause`."""
@@ -102,3 +107,8 @@ class Silent:
     def wish(self) -> None:
         """Nobody asks a silent run to stop."""
         return None
+
+    @property
+    def offset(self) -> int:
+        """Events so far."""
+        return len(self.events)

@@ -61,3 +61,5 @@ class Placed(Config):
     threads: int = Field(1, ge=1)
     attempt: int = Field(1, ge=1)
     neighbours: bool = False
+    boot: str = ""
+    """Names the time between two starts of the machine, to tell a run that a power cut ended from one that failed."""

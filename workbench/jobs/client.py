@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core import safe_yaml
-from workbench.core.errors import NotBuiltYet, WorkbenchError, unknown
+from workbench.core.errors import WorkbenchError, unknown
 from workbench.core.locks import is_held, run_lock
 from workbench.core.paths import home, jobs_db, run_folder
 from workbench.core.run_spec import RunSpec
@@ -202,8 +202,42 @@ def cancel(job: int | str) -> Row:
     return find(row["job"])
 
 
+def pause(job: int | str) -> Row:
+    """Hold a waiting job back, or let a live training store where it stands and free its slot; returns the row.
+
+    Raises:
+        WorkbenchError: the job is unknown, short work, paused or over.
+    """
+    row = find(job)
+    if row["kind"] != "train":
+        raise WorkbenchError(f"only a training can be paused; job {row['job']} is of kind {row['kind']}: cancel it instead.")
+    with Store(jobs_db()) as store:
+        if not store.pause(row["job"]):
+            state = (store.row(row["job"]) or row)["state"]
+            raise WorkbenchError(f"only a job that waits or runs can be paused; job {row['job']} is {state}.")
+    return find(row["job"])
+
+
+def resume(job: int | str) -> Row:
+    """Queue a paused job again; it goes on bitwise where it stood; returns the row.
+
+    Raises:
+        WorkbenchError: the job is unknown or not paused.
+    """
+    row = find(job)
+    ensure_daemon()
+    with Store(jobs_db()) as store:
+        if not store.resume(row["job"], row["attempt"]):
+            state = (store.row(row["job"]) or row)["state"]
+            raise WorkbenchError(f"only a paused job can be resumed; job {row['job']} is {state}.")
+    ensure_daemon()
+    return find(row["job"])
+
+
 def retry(job: int | str) -> Row:
-    """Queue a failed or cancelled job again: a fresh start under the same run id, its log goes on; returns the row.
+    """Queue a failed or cancelled job again under the same run id, its log goes on; returns the row.
+
+    It starts afresh, unless its worker was killed and left a checkpoint: then it goes on from there.
 
     Raises:
         WorkbenchError: the job is unknown or in another state.
@@ -256,13 +290,3 @@ def verdict(job: int | str) -> dict[str, Any] | None:
     row = find(job)
     found = wire.read_json(run_folder(row["run_id"]) / "verdict.json")
     return found if found is not None and found.get("attempt") == row["attempt"] else None
-
-
-def pause(job: int | str) -> None:
-    """Not built yet."""
-    raise NotBuiltYet(f"pause and resume are not built yet; cancel job {job} and retry it later instead.")
-
-
-def resume(job: int | str) -> None:
-    """Not built yet."""
-    raise NotBuiltYet(f"pause and resume are not built yet; retry job {job} to start it afresh.")

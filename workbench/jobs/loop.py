@@ -22,12 +22,14 @@ from workbench.core.run_spec import Placed
 from workbench.jobs import detach, failures, processes, wire
 from workbench.jobs.record import read_spec
 from workbench.jobs.slots import Slot, layout
-from workbench.jobs.store import ENDED, Row, Store
+from workbench.jobs.store import ENDED, LIVE, Row, Store
 
 TICK = 0.2  # seconds between two looks; a signal of a dying child ends the wait at once
 BEGIN_WITHIN = 60.0
 PATIENCE = (5.0, 10.0, 15.0)  # seconds after a cancel at which INT, TERM and KILL follow
 KEPT = {"spec.yaml", "request.json", "train.log", "placement.json"}
+CHECKPOINT = "checkpoint"
+MOST_ATTEMPTS = 3  # of a run that the machine takes down with it each time
 STALE_FOLDER = 3600.0
 WORKER = tuple(detach.python("workbench.jobs.worker"))
 
@@ -168,6 +170,10 @@ class Loop:
         status = self._reap(self.children.pop(job, None))
         for half in run_folder(row["run_id"]).glob(".*.tmp"):  # killed while it wrote
             half.unlink(missing_ok=True)
+        if verdict is None and self._went_down(row):
+            if self.store.requeue(job, attempt, LIVE):
+                say(f"job {job} attempt {attempt}: the machine went down, queued again")
+            return
         if verdict is not None:
             state, reason = verdict["state"], verdict.get("reason")
         elif row["intent"] == "cancel":
@@ -177,6 +183,12 @@ class Loop:
         if self.store.end(job, attempt, state, reason):
             say(f"job {job} attempt {attempt}: {state}{f' - {reason}' if reason else ''}")
         self.seen = {mark: when for mark, when in self.seen.items() if mark[1] != job}
+
+    def _went_down(self, row: Row) -> bool:
+        """Whether a training ended because the machine did, and may be tried again."""
+        before = (wire.read_json(run_folder(row["run_id"]) / "placement.json") or {}).get("boot")
+        wanted = row["kind"] == "train" and row["intent"] is None and row["attempt"] < MOST_ATTEMPTS
+        return wanted and bool(before) and before != processes.boot()
 
     def _reap(self, child: subprocess.Popen | None) -> int | None:
         try:
@@ -198,7 +210,8 @@ class Loop:
         try:
             wanted = read_spec(folder).device if row["kind"] == "train" else "auto"
             self._place(row, folder, Placed(
-                device=slot.device(wanted), threads=slot.threads, attempt=row["attempt"], neighbours=bool(row["neighbours"])
+                device=slot.device(wanted), threads=slot.threads, attempt=row["attempt"], neighbours=bool(row["neighbours"]),
+                boot=processes.boot(),
             ))  # fmt: skip
             with open(folder / "train.log", "ab") as log:
                 log.write(f"{failures.HEADER}{row['attempt']} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
@@ -215,7 +228,14 @@ class Loop:
         self.store.spawned(row["job"], row["attempt"], child.pid, processes.created(child.pid))
 
     def _place(self, row: Row, folder: Path, placed: Placed) -> None:
-        if row["attempt"] > 1:  # a new attempt starts afresh; here, where nobody else can be working in the folder
+        stood = folder / CHECKPOINT
+        if (
+            row["attempt"] > 1 and stood.is_dir() and any(stood.iterdir())
+        ):  # it goes on, and with other threads it would not be bitwise
+            before = wire.read_json(folder / "placement.json") or {}
+            placed = placed.model_copy(update={"threads": before.get("threads", placed.threads)})
+            (folder / "verdict.json").unlink(missing_ok=True)
+        elif row["attempt"] > 1:  # a new attempt starts afresh; here, where nobody else can be working in the folder
             for path in folder.iterdir():
                 if path.name not in KEPT:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -20,6 +20,14 @@ def created(pid: int) -> int | None:
     return None if fields is None or fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def boot() -> str:
+    """Names the time since the machine started; empty where the kernel does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def alive(pid: int | None, start: int | None) -> bool:
     """Whether the process we once knew as (pid, start time) still runs; a recycled pid does not count."""
     return pid is not None and start is not None and created(pid) == start

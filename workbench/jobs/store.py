@@ -242,9 +242,18 @@ class Store:
         """A live attempt is over."""
         return self._set(job, {"state": state, "reason": reason, "ended": time.time(), "intent": None}, LIVE, attempt)
 
-    def requeue(self, job: int, attempt: int) -> bool:
-        """Put back a job whose worker never came to life; a late worker of the old attempt is then refused."""
-        return self._set(job, {**FRESH, "state": "queued", "attempt": attempt + 1}, ("starting",), attempt)
+    def requeue(self, job: int, attempt: int, states: Sequence[str] = ("starting",)) -> bool:
+        """Put back a job whose worker never came to life, or went down with the machine; a late worker is then refused."""
+        return self._set(job, {**FRESH, "state": "queued", "attempt": attempt + 1}, states, attempt)
+
+    def pause(self, job: int) -> bool:
+        """Hold a waiting job back, or ask a live training to make room; False if it is neither."""
+        return self._set(job, {"state": "paused"}, ("queued",)) or self._set(job, {"intent": "pause"}, LIVE)
+
+    def resume(self, job: int, attempt: int) -> bool:
+        """Queue a paused job again; its steps stay, because it goes on where it stood."""
+        kept = {name: value for name, value in FRESH.items() if name not in ("step", "steps")}
+        return self._set(job, {**kept, "state": "queued", "attempt": attempt + 1}, ("paused",), attempt)
 
     def retry(self, job: int, attempt: int) -> bool:
         """Queue a failed or cancelled job once more, as a new attempt."""

@@ -61,6 +61,11 @@ class Progress:
         if time.monotonic() - self._written >= PROGRESS_EVERY:
             self.flush()
 
+    @property
+    def offset(self) -> int:
+        """Bytes of events.jsonl so far."""
+        return 0 if self.inner is None else self.inner.offset
+
     def flush(self) -> None:
         """Write step and steps to the row; a busy store is skipped, the next write brings the newer numbers."""
         from workbench.core.errors import WorkbenchError
@@ -104,14 +109,16 @@ def _prepare(spec: "RunSpec", placed: "Placed") -> "Placed":
 
 def _reporter(store: Store, row: Row, folder: Path, wish: Callable[[], Any]) -> "Reporter":
     from tracking.reporter import FileReporter
-    from workbench.jobs.record import ensure_run
+    from workbench.jobs.record import ensure_run, read_spec
+    from workbench.train import checkpoint
 
     mlflow_id = row["mlflow_id"]
     try:
         mlflow_id = ensure_run(store, store.row(row["job"]) or row)
     except Exception as error:  # tracking must never stop a training: the daemon makes the run and sends the events later
         print(f"tracking: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    return FileReporter(folder, row["attempt"], mlflow_id, wish)
+    found = checkpoint.find(folder, read_spec(folder)) if row["attempt"] > 1 else None
+    return FileReporter(folder, row["attempt"], mlflow_id, wish, 0 if found is None else found[1]["offset"])
 
 
 @dataclass(frozen=True)

@@ -127,11 +127,14 @@ class Adapter(nn.Module):
         return torch.stack([t.float() for t in terms]).sum() if terms else None
 
     def progress(self) -> dict[str, Tensor]:
-        """What a checkpoint needs besides `tensors()` so that training goes on bitwise, e.g. running importance scores."""
-        return {}
+        """What a checkpoint needs besides parameters and buffers so that training goes on bitwise: `<site>:<name>` -> tensor."""
+        return {f"{key}:{name}": t for key, part in self.named_parts() for name, t in part.progress().items()}
 
-    def resume(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `progress` gave."""
+    def resume(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Take up training after optimizer step `step` with what `progress` gave."""
+        for key, part in self.named_parts():
+            start = f"{key}:"
+            part.resume(step, {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)})
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Adapter":
         """Follow the host to its device, but stay in fp32 when the host is cast down."""

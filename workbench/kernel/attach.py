@@ -59,7 +59,7 @@ def _addition(part: WeightPart, module: nn.Module, x: Tensor, y: Tensor, ctx: Co
         base = base if bias is None else base - bias.float()
     weight = matrix(module, site) if part.reads_weight else None
     added = part.apply_to(base, x, weight, ctx)
-    moved = None if bias is None else part.delta_bias_with(bias.float(), weight, ctx)
+    moved = None if bias is None else part.delta_bias(bias.float(), weight, ctx)
     added = added if moved is None else added + moved
     return added if site.rows is None else nn.functional.pad(added, (site.rows[0], y.shape[-1] - site.rows[1]))
 

@@ -33,10 +33,8 @@ def calibrate(adapters: Adapters, adapter: Adapter, passes: Iterable[Callable[[]
             for run in passes:
                 run()
             for part in parts:
-                if isinstance(part, WeightPart):
-                    part.prepare_from(attach.matrix(host.get_submodule(part.site.path), part.site))
-                else:
-                    part.prepare()
+                module = host.get_submodule(part.site.path)
+                part.prepare(attach.matrix(module, part.site) if isinstance(part, WeightPart) else None)
     finally:
         host.train(training)
 

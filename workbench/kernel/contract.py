@@ -107,8 +107,19 @@ class Part(Method, nn.Module, ABC):
     def observe(self, x: Tensor) -> None:
         """What the bare base feeds the site in one calibration batch: x (n, d_in) in fp32, without padding."""
 
-    def prepare(self) -> None:
-        """Called once after the last `observe`: start from what was seen. What it depends on must lie in stored tensors."""
+    def prepare(self, weight: Tensor | None) -> None:
+        """Called once after the last `observe`: start from what was seen. What it depends on must lie in stored tensors.
+
+        Args:
+            weight: the site's base weight (d_out, d_in) in fp32 where it has one.
+        """
+
+    def progress(self) -> dict[str, Tensor]:
+        """What a checkpoint needs besides parameters and buffers, so that training goes on bitwise, e.g. running scores."""
+        return {}
+
+    def resume(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Take up training after optimizer step `step`; tensors: what `progress` gave, on the CPU."""
 
     def in_use(self) -> int | None:
         """New scalars that count now where training removes or gathers some; None for all that train."""
@@ -142,17 +153,9 @@ class WeightPart(Part):
         """The module's output with this part in it; `below`: the call this one wraps, None for the bare module."""
         raise TypeError(f"{type(self).__name__} declares whole=True and must implement instead()")
 
-    def prepare_from(self, weight: Tensor) -> None:
-        """`prepare`, which it calls unless overridden, for parts that need the base weight (d_out, d_in) in fp32 again."""
-        self.prepare()
-
-    def delta_bias(self, bias: Tensor, ctx: Context) -> Tensor | None:
-        """The change of the bias (d_out,), or None."""
+    def delta_bias(self, bias: Tensor, weight: Tensor | None, ctx: Context) -> Tensor | None:
+        """The change of the bias (d_out,), or None; the base weight (d_out, d_in) may be None where `reads_weight` is False."""
         return None
-
-    def delta_bias_with(self, bias: Tensor, weight: Tensor | None, ctx: Context) -> Tensor | None:
-        """`delta_bias` for parts where it follows from the base weight (d_out, d_in) too; None as with `reads_weight`."""
-        return self.delta_bias(bias, ctx)
 
 
 class ActivationPart(Part):

@@ -7,7 +7,7 @@ chooses another (the recipe `search`).
 
 import random
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,6 +91,10 @@ class Elastic(Part):
         if self.elastic:
             self.drawn = self._draw(step) if step >= WHOLE_STEPS else self.largest()
         return ()
+
+    def resume(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """The draw of the next step, as an uninterrupted training would have made it."""
+        self.on_step(step, step)
 
     def _draw(self, step: int) -> tuple[int, ...]:
         """One value per entry, anew until something of the part trains."""

@@ -35,7 +35,7 @@ def merge(host: nn.Module, module: nn.Module, live: list[surgery.Live], ctx: Con
         total = total + scale * surgery.stored_form(part.delta(matrix, ctx), module, site)
         if bias is not None and shift is not None:
             rows = slice(*(site.rows or (0, shift.numel())))
-            moved = part.delta_bias_with(bias.float()[rows], matrix, ctx)
+            moved = part.delta_bias(bias.float()[rows], matrix, ctx)
             if moved is not None:
                 shift = shift.clone()
                 shift[rows] += scale * moved

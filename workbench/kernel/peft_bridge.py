@@ -59,7 +59,7 @@ class BridgedPart(WeightPart):
         """What peft's own merge changes in a copy of the weight; without gradients."""
         return surgery.matrix(self._merged(weight), self.site) - weight
 
-    def delta_bias(self, bias: Tensor, ctx: Context) -> Tensor | None:
+    def delta_bias(self, bias: Tensor, weight: Tensor | None, ctx: Context) -> Tensor | None:
         """What peft's own merge changes in a copy of the bias."""
         base = self.layer.base_layer
         moved = self._merged(surgery.matrix(base, self.site)).bias.detach().float() - bias
@@ -126,9 +126,9 @@ class BridgedAdapter(Adapter):
         """The running scores of peft's tuner, if the method keeps any."""
         return self.method.progress(self.tuner)  # type: ignore[attr-defined]
 
-    def resume(self, tensors: dict[str, Tensor]) -> None:
+    def resume(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Put the running scores back."""
-        self.method.resume(self.tuner, tensors)  # type: ignore[attr-defined]
+        self.method.resume(self.tuner, dict(tensors))  # type: ignore[attr-defined]
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """One group per learning rate that the method asks for; tensors that layers share come once."""

@@ -110,6 +110,14 @@ class Recipe(ABC):
         """Plain records that the run keeps in `<recipe>.json`, e.g. the candidates of a search; empty for no file."""
         return []
 
+    def progress(self) -> dict[str, Tensor]:
+        """What a checkpoint needs of the recipe besides adapter and head."""
+        return {}
+
+    def resume(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `progress` gave."""
+        return None
+
     def trained(self) -> int | None:
         """Scalars of the adapter that can differ from the base at the end, if the recipe makes them fewer."""
         return None

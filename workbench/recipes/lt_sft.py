@@ -93,6 +93,12 @@ class LtSft(Recipe):
             base, own = self.base[name]
             own.copy_(torch.where(mask, own, base))
 
+    def progress(self) -> dict[str, Tensor]:
+        return self.masks
+
+    def resume(self, tensors: dict[str, Tensor]) -> None:
+        self.masks = {name: mask.to(self.base[name][1].device) for name, mask in tensors.items()}
+
     def trained(self) -> int | None:
         return sum(int(m.sum()) for m in self.masks.values())
 

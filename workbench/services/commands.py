@@ -122,7 +122,8 @@ def _job(args: Namespace) -> Answer:
         client.delete(args.job)
         return Answer({"job": row["job"], "deleted": True}, f"job {row['job']} is deleted")
     row = getattr(client, args.command)(args.job)
-    words = "stops" if row["state"] in ("starting", "running") else f"is {row['state']}"
+    soon = {"cancel": "stops", "pause": "stores where it stands and makes room"}
+    words = soon[args.command] if row["state"] in ("starting", "running") else f"is {row['state']}"
     return Answer(row, f"job {row['job']} {words}")
 
 

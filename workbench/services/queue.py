@@ -13,6 +13,8 @@ MOST = 200
 """Jobs that a screen shows at once."""
 ACTIONS = {
     "cancel": (client.cancel, LIVE),
+    "pause": (client.pause, LIVE),
+    "resume": (client.resume, ("paused",)),
     "retry": (client.retry, ("failed", "cancelled")),
     "delete": (client.delete, ("queued", "paused", "finished", "failed", "cancelled")),
 }
@@ -47,12 +49,14 @@ def _timing(row: dict[str, Any], now: float) -> dict[str, Any]:
         "share": share,
         "seconds": seconds,
         "remaining": remaining,
-        "actions": [name for name, (_, states) in ACTIONS.items() if row["state"] in states],
+        "actions": [
+            n for n, (_, states) in ACTIONS.items() if row["state"] in states and (n != "pause" or row["kind"] == "train")
+        ],
     }
 
 
 def act(action: str, job: int | str) -> None:
-    """Cancel, retry or delete a job.
+    """Cancel, pause, resume, retry or delete a job.
 
     Raises:
         WorkbenchError: unknown action or job, or its state does not allow it.

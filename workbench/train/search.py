@@ -14,7 +14,8 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.events import Evaluated, Event, Phase, Reporter, Step
 from workbench.recipes import Models
 from workbench.tasks.contract import Task
-from workbench.train.loop import Outcome, RateFailed, moving
+from workbench.train.loop import moving
+from workbench.train.watching import Outcome, RateFailed
 
 
 @dataclass
@@ -59,6 +60,11 @@ class Numbered:
         """What the person asked of this run meanwhile."""
         return self.inner.wish()
 
+    @property
+    def offset(self) -> int:
+        """As the run's own."""
+        return self.inner.offset
+
 
 @dataclass
 class Search:
@@ -73,6 +79,7 @@ class Search:
         start: the fresh start itself.
         judge: models -> metrics of the validation split.
         file: where the best state waits meanwhile; in memory it would count as the next training's.
+        before: `standing` of the checkpoint that the run goes on from.
         rows: what each rate came to, for the result.
         first_step: when the first optimizer step of all ended, seconds since the epoch.
     """
@@ -85,8 +92,25 @@ class Search:
     start: Callable[[], Models]
     judge: Callable[[Models], dict[str, float]]
     file: Path
+    before: dict[str, Any] | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     first_step: float | None = None
+    number: int = 0
+    best: tuple[tuple[float, float], Trial] | None = None
+
+    def standing(self) -> dict[str, Any]:
+        """What a checkpoint needs of the search, as JSON values; the best state itself waits in `file`."""
+        plain = {"number": self.number, "rows": self.rows, "first_step": self.first_step, "best": None}
+        if self.best is not None:
+            value, trial = self.best
+            plain["best"] = {"value": value, "done": vars(trial.done), "costs": trial.costs, "after": trial.after}
+        return plain
+
+    def _go_on(self, before: dict[str, Any]) -> None:
+        self.number, self.rows, self.first_step = before["number"], list(before["rows"]), before["first_step"]
+        if (held := before["best"]) is not None:
+            trial = Trial(None, Outcome(**held["done"]), held["costs"], held["after"])  # type: ignore[arg-type]
+            self.best = (held["value"][0], held["value"][1]), trial
 
     def run(self) -> Trial:
         """The training that did best on the validation split: headline metric, then lower loss, then the earlier in the list.
@@ -95,28 +119,29 @@ class Search:
             Stopped: the person asked for it.
             WorkbenchError: no rate could be trained with.
         """
-        best: tuple[tuple[float, float], Trial] | None = None
-        try:
-            for number, rate in enumerate(self.rates):
-                trial = self._one(rate, number * self.steps)
-                value = self._value(self.rows[-1])
-                if trial is not None and (best is None or value > best[0]):
-                    self._keep(trial.models)
-                    best = value, replace(trial, models=None)  # type: ignore[arg-type]
-                del trial
-                gc.collect()  # hosts hold cycles; the next one must not stand beside this one
-            if best is None:
-                raise WorkbenchError(
-                    f"none of the {len(self.rates)} learning rates could be trained with; the first: {self.rows[0]['reason']}"
-                )
-            return self._back(best[1])
-        finally:
-            self.file.unlink(missing_ok=True)
+        if self.before is not None:
+            self._go_on(self.before)
+        for number in range(self.number, len(self.rates)):
+            self.number = number
+            trial = self._one(self.rates[number], number * self.steps)
+            value = self._value(self.rows[-1])
+            if trial is not None and (self.best is None or value > self.best[0]):
+                self._keep(trial.models)
+                self.best = value, replace(trial, models=None)  # type: ignore[arg-type]
+            del trial
+            gc.collect()  # hosts hold cycles; the next one must not stand beside this one
+        self.number = len(self.rates)
+        if self.best is None:
+            raise WorkbenchError(
+                f"none of the {len(self.rates)} learning rates could be trained with; the first: {self.rows[0]['reason']}"
+            )
+        return self._back(self.best[1])
 
     def _one(self, rate: float, after: int) -> Trial | None:
         """Train with one rate and write its row; None where that failed."""
         name = f"rate {rate:g}"
-        self.reporter.emit(Phase(name, self.steps, after=after))
+        if self.before is None or self.before["number"] != self.number:
+            self.reporter.emit(Phase(name, self.steps, after=after))
         trial, metrics, reason = None, {}, None
         try:
             trial = replace(self.train(rate, Numbered(self.reporter, name, after)), after=after)

@@ -1,7 +1,9 @@
 """One run from its RunSpec to its result: load, attach, train, judge on the test split, save."""
 
 import json
+import math
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +16,7 @@ import torch
 
 from workbench import modifiers, recipes, tasks
 from workbench.core.errors import WorkbenchError
-from workbench.core.events import Evaluated, Measured, Phase, Reporter, Saved, Started, Stopped
+from workbench.core.events import Evaluated, Phase, Reporter, Saved, Started, Stopped
 from workbench.core.run_spec import Placed, RunSpec
 from workbench.data import Splits, check_unchanged, load_table
 from workbench.evaluate import evaluation, measure, others
@@ -23,12 +25,17 @@ from workbench.kernel.calibrating import calibrate
 from workbench.models.bundled import resolve_model, weights_sha256
 from workbench.recipes import Models
 from workbench.tasks.contract import Example, Task
-from workbench.train import batching
+from workbench.train import batching, checkpoint, telling
 from workbench.train.building import ADAPTER, build
-from workbench.train.loop import Loop, Outcome
+from workbench.train.loop import Loop
 from workbench.train.search import Search, Trial
+from workbench.train.watching import Outcome
 
 REFERENCE_ROWS = 8
+BEST = "search.safetensors"
+"""The best state of a search so far, in the run folder while the search lasts."""
+SAVE_EVERY = 60.0
+"""Seconds between two checkpoints that nobody asked for."""
 SCORING_BATCHES = 8
 """Training batches that a modifier may look at before training, e.g. to score weights."""
 
@@ -43,11 +50,33 @@ class Session:
         self.casting: Callable[[], AbstractContextManager] = nullcontext
         self.memory = measure.PeakMemory(self.device)
         self.load_seconds = self.prepare_seconds = 0.0
+        self.begin = checkpoint.read(folder, spec) if placed.attempt > 1 else None
+        self.search: Search | None = None
+        self.peak = 0  # of earlier attempts
+        self.keep_end: Callable[[], None] = lambda: None
         self.notes: list[str] = []
         self.entries: tuple[str, ...] = ()
 
     def run(self) -> dict[str, Any]:
         """See `workbench.train.run`."""
+        try:
+            result = self._run()
+        except Stopped as stop:
+            if str(stop) != "pause":
+                self._tidy()
+            raise
+        except Exception:
+            self._tidy()
+            raise
+        self._tidy()
+        return result
+
+    def _tidy(self) -> None:
+        """Leave nothing that only a training under way needs."""
+        checkpoint.clear(self.folder)
+        (self.folder / BEST).unlink(missing_ok=True)
+
+    def _run(self) -> dict[str, Any]:
         torch.set_num_threads(self.placed.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
         self.reporter.emit(Phase("loading"))
@@ -61,17 +90,22 @@ class Session:
         import sklearn.metrics  # noqa: F401 - loaded now, or the peak of the training would hold it
 
         trial = self._train(rates[0], self.reporter) if len(rates) == 1 else self._search(rates)
-        if records := trial.costs.pop("records"):
+        if records := trial.costs.pop("records", None):
             (self.folder / f"{(self.spec.recipe or {})['recipe']}.json").write_text(json.dumps(records), encoding="utf-8")
         self.reporter.emit(Phase("evaluating"))
         start = time.time()
-        predictions, metrics = self._judge(trial.models, self.examples["test"])
+        try:
+            predictions, metrics = self._judge(trial.models, self.examples["test"])
+        except Stopped as stop:
+            if str(stop) == "pause":
+                self.keep_end()
+            raise
         self.reporter.emit(Evaluated(trial.last, "test", metrics))
         evaluation.write(predictions, "test", self.folder, self.entries)
         costs = trial.costs | {"eval_seconds": time.time() - start, "metrics": metrics, "base_sha256": sha}
         self._save(trial.models, splits, self.examples["test"], costs)
         costs["adapter_bytes"] = (self.folder / ADAPTER / state.WEIGHTS).stat().st_size
-        self._tell(costs)
+        self.reporter.emit(telling.measured(costs))
         self.reporter.emit(Saved(ADAPTER, trial.last))
         return costs
 
@@ -103,22 +137,40 @@ class Session:
         """One training with one learning rate."""
         training, rows = self.spec.training, self.examples["train"]
         models, recipe = self._start()
+        begin, self.begin = self.begin, None
+        if begin is not None:
+            self.peak = max(self.peak, begin.plain["peak"])
         loop = Loop(models, recipe, training, self.spec.seed, rate, reporter, self.device, self.casting,
-                    lambda: self._judge(models, self.examples["validation"])[1])  # fmt: skip
+                    lambda: self._judge(models, self.examples["validation"])[1], self._keep, begin,
+                    SAVE_EVERY if training.keep_checkpoints else math.inf)  # fmt: skip
         per_epoch = batching.steps_per_epoch(len(rows), training.batch_size, training.gradient_accumulation)
         done = loop.run(rows, self.steps, training.eval_every or per_epoch)
-        costs = {"learning_rate": rate, "peak_memory_bytes": self.memory.peak(), "memory_kind": self.memory.kind}
+        self.keep_end = lambda: loop.keep_end(done)
+        self.peak = max(self.peak, self.memory.peak())
+        costs = {"learning_rate": rate, "peak_memory_bytes": self.peak, "memory_kind": self.memory.kind}
         return Trial(models, done, self._costs(models, recipe, done) | costs)
 
     def _search(self, rates: Sequence[float]) -> Trial:
         """One training per rate, and the best of them."""
-        search = Search(rates, self.steps, self.task, self.reporter, self._train, lambda: self._start()[0],
-                        lambda models: self._judge(models, self.examples["validation"])[1],
-                        self.folder / "search.safetensors")  # fmt: skip
+        before = self.begin.plain["search"] if self.begin else None
+        self.search = search = Search(rates, self.steps, self.task, self.reporter, self._train, lambda: self._start()[0],
+                                      lambda models: self._judge(models, self.examples["validation"])[1],
+                                      self.folder / BEST, before)  # fmt: skip
         best = search.run()
+        self.keep_end = lambda: self._keep(len(rates) * self.steps, {"place": {}, "done": {}}, {})
         best.costs |= {"search": search.rows, "search_seconds": sum(row["seconds"] for row in search.rows)}
         best.costs["first_step_seconds"] = None if search.first_step is None else search.first_step - self.began
         return best
+
+    def _keep(self, step: int, plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        """Store a checkpoint; a disk without room for it does not end the training."""
+        search = None if self.search is None else self.search.standing()
+        number = step if search is None else step + search["number"] * self.steps
+        facts = {"offset": self.reporter.offset, "peak": max(self.peak, self.memory.peak()), "search": search}
+        try:
+            checkpoint.write(self.folder, self.spec, number, plain | facts, tensors, self.spec.training.keep_checkpoints)
+        except OSError as error:
+            print(f"checkpoint not written: {error}", file=sys.stderr, flush=True)
 
     def _steps(self, rows: int) -> int:
         training = self.spec.training
@@ -148,7 +200,7 @@ class Session:
             batch = models.task.batch(next(stream)).to(self.device)
             return models.task.losses(evaluation.forward(models.host, batch), batch).mean()
 
-        wanted = 0 if self.spec.init_from else models.adapter.method.calibration_rows(models.adapter.cfg)
+        wanted = 0 if self.spec.init_from or self.begin else models.adapter.method.calibration_rows(models.adapter.cfg)
         if wanted or self.spec.modifiers:
             self.reporter.emit(Phase("preparing"))
         start = time.perf_counter()
@@ -232,19 +284,3 @@ class Session:
             "versions": costs["versions"],
         }
         state.save(self.folder / ADAPTER, models.adapter, meta, head, reference | {"logits": logits})
-
-    def _tell(self, costs: dict[str, Any]) -> None:
-        figures = {
-            "params/trainable": costs["trainable_params"],
-            "params/head": costs["head_params"],
-            "params/total": costs["total_params"],
-            "params/adapter_bytes": costs["adapter_bytes"],
-            "mem/peak_bytes": costs["peak_memory_bytes"],
-            "perf/train_seconds": costs["train_seconds"],
-            "perf/examples_per_second": costs["examples_per_second"],
-            "perf/search_seconds": costs["search_seconds"],
-        }
-        notes = {"mem/kind": costs["memory_kind"], "precision": costs["precision"], "device": costs["device"]} | costs["versions"]
-        notes["learning_rate"] = f"{costs['learning_rate']:g}"
-        notes |= {"notes": " ".join(self.notes)} if self.notes else {}
-        self.reporter.emit(Measured({k: float(v) for k, v in figures.items() if v is not None}, notes))

@@ -10,10 +10,16 @@ import streamlit as st
 from workbench.services import queue, results
 from workbench.ui import address, notices, tables, theme, words
 
-ICONS = {"cancel": ":material/stop_circle:", "retry": ":material/replay:", "delete": ":material/delete:"}
-DOES = {
+ICONS = {
+    "cancel": ":material/stop_circle:",
+    "pause": ":material/pause:",
+    "resume": ":material/play_arrow:",
+    "retry": ":material/replay:",
+    "delete": ":material/delete:",
+}
+DOES = {  # what cannot be undone is asked once more
     "cancel": "Cancelling stops a run; what it has learnt so far is lost.",
-    "retry": "A retry starts the run afresh under the same id.",
+    "retry": "A retry starts the run again under the same id: from its checkpoint if it was killed, else afresh.",
     "delete": "Deleting removes the run's folder with its adapter, predictions and log. MLflow keeps its record.",
 }
 
@@ -100,7 +106,7 @@ def _counts(rows: Sequence[Mapping[str, Any]], number: Mapping[str, int]) -> Non
 def _actions(picked: Sequence[Mapping[str, Any]]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if not picked:
-            st.caption("Tick rows on the left to open, cancel, retry or delete them.")
+            st.caption("Tick rows on the left to open, pause, resume, cancel, retry or delete them.")
             return
         if len(picked) == 1 and picked[0]["kind"] == "train":
             notices.link("run", "Open run", ":material/show_chart:", run=picked[0]["run_id"])
@@ -111,8 +117,14 @@ def _actions(picked: Sequence[Mapping[str, Any]]) -> None:
             notices.link("compare", text, ":material/scatter_plot:", experiment=experiments, run=ids)
         for action in queue.ACTIONS:
             able = [row for row in picked if action in row["actions"]]
-            if able:
+            if able and action in DOES:
                 _confirm(action, able)
+            elif able:
+                numbers = tuple(row["job"] for row in able)
+                key = f"runs.{action}.{tables.fingerprint(numbers)}"
+                st.button(f"{action.capitalize()} {len(able)}", icon=ICONS[action], key=key, on_click=_do, args=(action, numbers))
+            if told := st.session_state.pop(f"runs.told.{action}", ""):
+                notices.problem(told)
 
 
 def _confirm(action: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -130,8 +142,6 @@ def _confirm(action: str, rows: Sequence[Mapping[str, Any]]) -> None:
             on_click=_do,
             args=(action, tuple(numbers)),
         )
-    if told := st.session_state.pop(f"runs.told.{action}", ""):
-        notices.problem(told)
 
 
 def _do(action: str, numbers: Sequence[int]) -> None:

@@ -92,7 +92,7 @@ class CorDA(WeightPart):
         second = x.t() @ x
         self.seen = second if self.seen is None else self.seen + second
 
-    def prepare_from(self, weight: Tensor) -> None:
+    def prepare(self, weight: Tensor) -> None:
         if self.seen is None or not (m := self.seen.diagonal().double().mean()) > 0:
             return  # nothing flowed into the site: every covariance is as good as the identity
         d, unit = self.cfg.damping, torch.eye(len(self.seen), dtype=torch.float64, device=m.device)

@@ -16,7 +16,7 @@ optimizer moments may still move, a little, ranks that a step did not draw.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -98,6 +98,9 @@ class DyLoRA(WeightPart):
     def on_step(self, step: int, steps: int) -> Iterable[nn.Parameter]:
         self.shared.after(step)
         return ()
+
+    def resume(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        self.shared.after(step)
 
     @classmethod
     def build_shared(cls, cfg: DyLoRAConfig, sites: list[Site], gen: torch.Generator) -> Draw:

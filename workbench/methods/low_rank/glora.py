@@ -130,7 +130,7 @@ class GLoRA(Elastic, WeightPart):
             added = added + x.sum(-1, keepdim=True) * self._matrix("B", b)[:, 0]
         return added if self.site.bias else added + self._shift(weight, c, e)
 
-    def delta_bias_with(self, bias: Tensor, weight: Tensor, ctx: Context) -> Tensor:
+    def delta_bias(self, bias: Tensor, weight: Tensor, ctx: Context) -> Tensor:
         _, _, c, d, e = self.now()
         moved = torch.zeros_like(bias) + self._shift(weight, c, e)
         return moved + bias * self.D[: 1 if d == SCALAR else None] if d else moved

@@ -100,7 +100,7 @@ class Hydra(WeightPart):
         added = [branch(z) for branch, z in branches if branch is not None]
         return self.cfg.scale * (added[0] if len(added) == 1 else added[0] + added[1])
 
-    def delta_bias(self, bias: Tensor, ctx: Context) -> Tensor:
+    def delta_bias(self, bias: Tensor, weight: Tensor | None, ctx: Context) -> Tensor:
         """s (B_s A_s b, plus each branch's constant); the same while training and when merged."""
         moved = torch.zeros_like(bias)
         if self.sequential is not None:

@@ -94,7 +94,7 @@ class LoRANas(Elastic, WeightPart):
     def observe(self, x: Tensor) -> None:
         self.squares = self.squares.to(x.device) + x.square().sum(0)
 
-    def prepare(self) -> None:
+    def prepare(self, weight: Tensor | None) -> None:
         self.norms.copy_(self.squares.sqrt())
 
     def kept(self, weight: Tensor) -> Tensor:

@@ -14,8 +14,7 @@ Deviates from the paper: the base stays beside D, so a forward pass makes a seco
 D densely; the output head is not among the sites (its p_o = 0); weight decay acts on B, not on the weight.
 """
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
 
 import torch
 from pydantic import Field
@@ -32,7 +31,6 @@ class LoSiAConfig(Placement):
     share: float = Field(0.125, gt=0, le=1, description="Share p of the rows and of the columns that train at a time.")
     period: int = Field(100, ge=5, le=1_000_000, description="Steps T of a turn.")
     smooth: float = Field(0.85, ge=0, lt=1, description="Factor b of the running mean I and spread U of the importance.")
-    importance: Literal["mixed", "first", "second"] = Field("mixed", description="Importance: as above, |w g|, or (w g)^2.")
 
 
 class Turns(nn.Module):
@@ -94,20 +92,16 @@ class LoSiA(WeightPart):
         if self.warm <= self.cfg.period:  # the rate climbs: exactly that share of the step is taken
             self.block.copy_(self.before.lerp(self.block, self.warm / self.cfg.period))
         if self.probe is not None and self.probe.grad is not None:
-            self._score(self.probe.grad)
+            product, b = self.probe.grad, self.cfg.smooth  # w g
+            now = (product - product.square() / 2).abs()
+            self.mean = b * self.mean + (1 - b) * now
+            self.spread = b * self.spread + (1 - b) * (now - self.mean).abs()
             self.probe.grad = None
         chosen = self.probe is not None and step % self.cfg.period == 0 and self._turn(step - 1)
         if chosen:
             self._move(self.mean * self.spread)
         self.before = self.block.clone()
         return [self.block] if chosen else ()
-
-    def _score(self, product: Tensor) -> None:
-        """I and U after one step in the turn; product: w g (d_out, d_in)."""
-        square = product.square()
-        now = {"mixed": (product - square / 2).abs(), "first": product.abs(), "second": square}[self.cfg.importance]
-        self.mean = self.cfg.smooth * self.mean + (1 - self.cfg.smooth) * now
-        self.spread = self.cfg.smooth * self.spread + (1 - self.cfg.smooth) * (now - self.mean).abs()
 
     def _move(self, score: Tensor) -> None:
         """B goes into D, and starts at zero where the scores (d_out, d_in) are largest; the turn is over."""
@@ -117,6 +111,13 @@ class LoSiA(WeightPart):
         self.block.zero_()
         self.mean = self.spread = torch.zeros(())
         self.probe, self.warm = None, 0
+
+    def progress(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "spread": self.spread, "warm": torch.tensor(self.warm)}
+
+    def resume(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        self.step, self.warm, self.before = step, int(tensors["warm"]), self.block.detach().clone()
+        self.mean, self.spread = (tensors[name].to(self.block.device) for name in ("mean", "spread"))
 
     def in_use(self) -> int:
         """Scalars of the weight that differ by now; before the first step those that are about to."""
@@ -133,9 +134,8 @@ class LoSiA(WeightPart):
     @classmethod
     def problem(cls, cfg: LoSiAConfig, sites: list[Site]) -> str:
         side = min(min(s.shape) for s in sites)
-        return (
-            "" if cfg.share * side >= 1 else f"share must be at least 1 / {side}, one row of the narrowest site; got {cfg.share}."
-        )
+        wanted = f"share must be at least 1 / {side}, one row of the narrowest site; got {cfg.share}."
+        return "" if cfg.share * side >= 1 else wanted
 
     @staticmethod
     def n_params(cfg: LoSiAConfig, sites: list[Site]) -> int:

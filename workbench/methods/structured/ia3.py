@@ -50,7 +50,7 @@ class IA3(WeightPart):
         change = self.l.flatten() - 1
         return nn.functional.linear(x * change, weight) if self.inward else y * change
 
-    def delta_bias(self, bias: Tensor, ctx: Context) -> Tensor | None:
+    def delta_bias(self, bias: Tensor, weight: Tensor | None, ctx: Context) -> Tensor | None:
         return None if self.inward else (self.l[:, 0] - 1) * bias
 
     @staticmethod

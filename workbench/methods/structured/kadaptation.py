@@ -78,7 +78,7 @@ class KAdaptation(WeightPart):
         x = nn.functional.dropout(x, self.cfg.dropout, self.training)
         return self.cfg.scale * nn.functional.linear(nn.functional.linear(x, inward), outward.t())
 
-    def delta_bias(self, bias: Tensor, ctx: Context) -> Tensor | None:
+    def delta_bias(self, bias: Tensor, weight: Tensor | None, ctx: Context) -> Tensor | None:
         return self.shared.c[_block(self.site)]
 
     @classmethod

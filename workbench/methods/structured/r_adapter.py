@@ -16,7 +16,7 @@ adapter; the paper's 0.5 is for a frozen zero-shot head. Its loss for image-text
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from pydantic import Field
@@ -90,7 +90,7 @@ class RAdapter(WeightPart):
         self.gate = self._drawn()
         return self.gate * self._mapped(y)
 
-    def delta_bias(self, bias: Tensor, ctx: Context) -> Tensor:
+    def delta_bias(self, bias: Tensor, weight: Tensor | None, ctx: Context) -> Tensor:
         gate, self.gate = self.gate, 1.0  # the bias is dropped with the output of its own pass; a merge drops nothing
         return gate * self._mapped(bias)
 
@@ -108,6 +108,9 @@ class RAdapter(WeightPart):
         self.averaged.fill_(1.0)
         self.steps = step
         return ()
+
+    def resume(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        self.steps = step
 
     @staticmethod
     def n_params(cfg: RAdapterConfig, sites: list[Site]) -> int:

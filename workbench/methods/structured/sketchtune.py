@@ -65,7 +65,7 @@ class SketchTune(WeightPart):
         squares = x.square().sum(0)
         self.squares = squares if self.squares is None else self.squares + squares
 
-    def prepare_from(self, weight: Tensor) -> None:
+    def prepare(self, weight: Tensor) -> None:
         if self.squares is None or not (mean := self.squares.mean()) > 0:
             return  # nothing flowed into the site: every column counts the same
         tables, codes = sketch(weight, self.squares / mean + FLOOR, self.cfg.groups, self.cfg.bits)

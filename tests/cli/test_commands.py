@@ -97,7 +97,7 @@ def test_submit_queues_every_method_and_seed(wb, file, monkeypatch):
     one = queued[0]
     assert one.base_method == "lora"
     assert one.config["rank"] == 4
-    assert one.training.learning_rate == 5e-3
+    assert one.training.learning_rate == 1e-2
     assert "bundled/minilm" in one.learning_rate_source
     assert next(iter(one.data.files.values())).isalnum()
     assert len(one.model.sha256) == 64

@@ -145,7 +145,8 @@ class Session:
                     SAVE_EVERY if training.keep_checkpoints else math.inf)  # fmt: skip
         per_epoch = batching.steps_per_epoch(len(rows), training.batch_size, training.gradient_accumulation)
         done = loop.run(rows, self.steps, training.eval_every or per_epoch)
-        self.keep_end = lambda: loop.keep_end(done)
+        if self.search is None:  # in a search it would hold the losers' models
+            self.keep_end = lambda: loop.keep_end(done)
         self.peak = max(self.peak, self.memory.peak())
         costs = {"learning_rate": rate, "peak_memory_bytes": self.peak, "memory_kind": self.memory.kind}
         return Trial(models, done, self._costs(models, recipe, done) | costs)

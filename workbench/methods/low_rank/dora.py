@@ -36,7 +36,7 @@ class DoRA(WeightPart):
     Config, tiny = DoRAConfig, DoRAConfig(rank=4)
     roles = ("attn.q", "attn.v")
     paper = Paper("Liu et al., 2024", "https://arxiv.org/abs/2402.09353")
-    default_lr = (5e-3, "the rate of lora here, whose places and scale it shares; the paper's 1e-4 to 2e-4 suits 7 B parameters")
+    default_lr = (1e-2, "the rate of lora here, whose places and scale it shares; the paper's 1e-4 to 2e-4 suits 7 B parameters")
     peft = PeftTwin(
         "LORA",
         lambda cfg, sites: {"r": cfg.rank, "lora_alpha": cfg.alpha, "lora_dropout": cfg.dropout, "use_dora": True},

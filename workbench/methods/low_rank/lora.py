@@ -36,20 +36,21 @@ class LoRA(WeightPart):
     roles = ("attn.q", "attn.v")
     paper = Paper("Hu et al., 2021", "https://arxiv.org/abs/2106.09685")
     default_lr = (
-        5e-3,
-        "better than 2e-3 on bundled/minilm (validation, 78 steps); the paper uses 2e-4 to 5e-4 from 100 M parameters up",
+        1e-2,
+        "best of 5e-3, 1e-2 and 2e-2 on bundled/minilm and bundled/vit, near the best on bundled/lm (validation); the paper: 2e-4 to 5e-4",
     )
     presets = {
         "rslora": Preset(
             {"rank_stabilised": True},
             "rsLoRA: the scale falls with the square root of the rank.",
             Paper("Kalajdzievski, 2023", "https://arxiv.org/abs/2312.03732"),
+            (3e-3, "a third of LoRA's: at rank 8 its scale is 2.8 times as large"),
         ),
         "lora_plus": Preset(
             {"b_rate": 16.0},
             "LoRA+: B learns 16 times faster than A.",
             Paper("Hayou et al., 2024", "https://arxiv.org/abs/2402.12354"),
-            (5e-4, "a tenth of LoRA's: B moves at 16 times this"),
+            (5e-4, "so that B, at 16 times this, moves about as fast as LoRA's"),
         ),
     }
     peft = PeftTwin(

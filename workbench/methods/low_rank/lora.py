@@ -37,7 +37,7 @@ class LoRA(WeightPart):
     paper = Paper("Hu et al., 2021", "https://arxiv.org/abs/2106.09685")
     default_lr = (
         1e-2,
-        "best of 5e-3, 1e-2 and 2e-2 on bundled/minilm and bundled/vit, near the best on bundled/lm (validation); the paper: 2e-4 to 5e-4",
+        "best of 5e-3, 1e-2 and 2e-2 on bundled/minilm and bundled/vit, near it on bundled/lm; the paper: 2e-4 to 5e-4",
     )
     presets = {
         "rslora": Preset(

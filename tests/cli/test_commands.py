@@ -199,7 +199,7 @@ def test_export_and_operate_wait_for_their_job(wb, monkeypatch, state, expected)
 @pytest.mark.parametrize(
     "words",
     [
-        ("paper", "soka"),
+        ("paper", "hyperformer"),
         ("bench", "x"),
     ],
 )

@@ -184,8 +184,8 @@ def test_runs_lists_every_state_and_offers_only_what_fits(jobs, cold):
     assert table["Left"][1].startswith("≈ 2")
     assert "lower it" in table["Notes"][2]
     rows = {row["job"]: row["actions"] for row in queue.rows()}
-    assert rows[jobs["running"]] == ["cancel"]
-    assert rows[jobs["queued"]] == ["cancel", "delete"]
+    assert rows[jobs["running"]] == ["cancel", "pause"]
+    assert rows[jobs["queued"]] == ["cancel", "pause", "delete"]
     assert rows[jobs["failed"]] == ["retry", "delete"]
     assert rows[jobs["lora-0"]] == ["delete"]
 
@@ -210,7 +210,10 @@ def test_actions_reach_the_queue_and_their_errors_the_page(jobs):
         client.find(jobs["queued"])
     with pytest.raises(WorkbenchError, match="live job cannot be deleted"):
         queue.act("delete", jobs["running"])
-    assert set(queueing.DOES) == set(queue.ACTIONS)
+    assert set(queueing.ICONS) == set(queue.ACTIONS)
+    assert set(queueing.DOES) == set(queue.ACTIONS) - {"pause", "resume"}, "what can be undone is not asked twice"
+    queue.act("pause", jobs["running"])
+    assert client.find(jobs["running"])["intent"] == "pause"
 
 
 def test_run_shows_a_finished_run(jobs, cold):
@@ -265,6 +268,7 @@ def test_adapters_combine_asks_the_engine(jobs, cold, monkeypatch):
     sent = []
     monkeypatch.setattr(adapters, "ask_operate", lambda *given: sent.append(given) or 12)
     at = cold("adapters")
+    at.selectbox(key="adapters.operation").set_value("average").run()
     at.multiselect(key="adapters.operands.average").set_value(["lora-s0-aaaa0000", "lora-s1-aaaa0001"])
     at.text_input(key="adapters.options.average.weights").set_value("1, 3").run()
     at.button(key="adapters.combine").click().run()

@@ -96,7 +96,7 @@ def test_the_calculator_counts_exactly_on_three_backbones(key, family):
     adapter = adapters.attach("a", key, one.cfg)
     built = adapter.new_params() + adapter.base_params()
     if not plan.exact:
-        assert plan.trainable_params > built > 0, "it says the most it can be"
+        assert plan.trainable_params >= built > 0, "it says the most it can be"
     else:
         assert plan.trainable_params == built
 

@@ -60,7 +60,11 @@ def broken(spec: RunSpec, folder: Path, at: int) -> tuple[dict[str, Any], list[E
     return planted.go(spec, folder, Pausing(0, events), Placed(attempt=2)), events
 
 
-@pytest.mark.parametrize("kind", KINDS)
+FEW = ("weight", "phases", "bridged", "early stop")
+"""What every run of the tests takes up again; the others are for `make test-all`."""
+
+
+@pytest.mark.parametrize("kind", [k if k in FEW else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def test_a_training_in_pieces_is_bitwise_the_whole_one(bench, kind, tmp_path):
     """Cut at every question that a run asks (once a step and once a batch of an evaluation), each in a run of its own."""
     family, method, more = KINDS[kind]
@@ -70,7 +74,7 @@ def test_a_training_in_pieces_is_bitwise_the_whole_one(bench, kind, tmp_path):
     asked.wish = lambda: count.append(1)  # type: ignore[method-assign]
     whole = bench.folder / f"whole-{kind}"
     result = planted.go(spec, whole, asked)
-    for at in range(1, len(count) + 1, 1 if kind in ("weight", "phases") else 3):
+    for at in range(1, len(count) + 1, 1 if kind in ("weight", "phases") else 4):
         found, events = broken(spec, tmp_path / f"at{at}", at)
         assert planted.equal(planted.stored(whole), planted.stored(tmp_path / f"at{at}")), f"another adapter after pauses at {at}"
         assert told(events) == told(asked.events)

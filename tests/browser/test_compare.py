@@ -15,7 +15,7 @@ from workbench.core.paths import jobs_db, run_folder
 from workbench.jobs import daemon
 from workbench.jobs.store import Store
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.slow]
 EVIL = "<img src=x onerror=window.hacked=1>"
 
 

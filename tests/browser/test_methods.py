@@ -1,8 +1,10 @@
-"""From a link to a method's card, through search and filters, to the form of Build, in a real Chromium."""
+"""From a link to a method's card, and through searches that find some and none, in a real Chromium."""
+
+import pytest
 
 from tests.browser.driving import MARKS, fill, fits, settle, sync_api
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.slow]
 
 
 def test_from_a_link_to_a_card_and_a_search(address, page):

@@ -2,9 +2,11 @@
 
 import csv
 
+import pytest
+
 from tests.browser.driving import MARKS, fits, settle, sync_api, until
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.slow]
 
 
 def test_from_a_link_to_answers_side_by_side(address, page, runs, tmp_path):

@@ -19,12 +19,17 @@ from workbench.data import bundled, load_table, resolve
 PARTS = {"text": True, "text_pair": False, "label": True}
 
 
-@pytest.fixture(scope="module")
-def rows(data_home):
+def rows_of(data_home, make):
+    """A bundled table, made in the home that the data tests share, row by row."""
     os.environ["WORKBENCH_HOME"], before = str(data_home), os.environ["WORKBENCH_HOME"]
-    table = bundled.docstring_table()
+    table = make()
     os.environ["WORKBENCH_HOME"] = before
     return [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+
+
+@pytest.fixture(scope="module")
+def rows(data_home):
+    return rows_of(data_home, bundled.docstring_table)
 
 
 def test_ten_topics_of_usable_size(rows):
@@ -80,10 +85,7 @@ def test_docstrings_split_by_topic():
 
 @pytest.fixture(scope="module")
 def questions(data_home):
-    os.environ["WORKBENCH_HOME"], before = str(data_home), os.environ["WORKBENCH_HOME"]
-    table = bundled.choice_table()
-    os.environ["WORKBENCH_HOME"] = before
-    return [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+    return rows_of(data_home, bundled.choice_table)
 
 
 def test_questions_have_one_answer_that_they_do_not_name(questions):

@@ -31,6 +31,13 @@ def test_a_paper_file_agrees_with_its_name_and_the_list(file):
     assert sum(len(step.labels()) for step in paper.whole()) > 1, "a claim needs something to compare with"
 
 
+@pytest.mark.parametrize("file", sorted((papers.FOLDER / "waiting").glob("*.yaml")), ids=lambda f: f.stem)
+def test_a_waiting_paper_file_can_be_read(file):
+    listed = papers.papers()[papers._read(file).id - 1]
+    assert file.stem == f"{listed['id']:03d}-{listed['key']}"
+    assert listed["status"] == "planned"
+
+
 def test_a_check_must_speak_of_the_experiment(tmp_path, monkeypatch):
     value = yaml.safe_load(FILES[0].read_text()) | {"checks": ["nobody.accuracy > 0"]}
     (tmp_path / FILES[0].name).write_text(yaml.safe_dump(value))

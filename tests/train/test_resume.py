@@ -79,6 +79,7 @@ def test_a_training_in_pieces_is_bitwise_the_whole_one(bench, kind, tmp_path):
         assert planted.equal(planted.stored(whole), planted.stored(tmp_path / f"at{at}")), f"another adapter after pauses at {at}"
         assert told(events) == told(asked.events)
         assert found["metrics"] == result["metrics"]
+        assert found["first_step_seconds"] is None or found["first_step_seconds"] > 0
         for name in ("steps", "trainable_params", "peak_trainable_params", "validation"):
             assert found[name] == result[name], name
         assert not (tmp_path / f"at{at}" / checkpoint.FOLDER).exists()

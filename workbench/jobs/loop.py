@@ -23,12 +23,12 @@ from workbench.jobs import detach, failures, processes, wire
 from workbench.jobs.record import read_spec
 from workbench.jobs.slots import Slot, layout
 from workbench.jobs.store import ENDED, LIVE, Row, Store
+from workbench.train import checkpoint
 
 TICK = 0.2  # seconds between two looks; a signal of a dying child ends the wait at once
 BEGIN_WITHIN = 60.0
 PATIENCE = (5.0, 10.0, 15.0)  # seconds after a cancel at which INT, TERM and KILL follow
 KEPT = {"spec.yaml", "request.json", "train.log", "placement.json"}
-CHECKPOINT = "checkpoint"
 MOST_ATTEMPTS = 3  # of a run that the machine takes down with it each time
 STALE_FOLDER = 3600.0
 WORKER = tuple(detach.python("workbench.jobs.worker"))
@@ -228,7 +228,7 @@ class Loop:
         self.store.spawned(row["job"], row["attempt"], child.pid, processes.created(child.pid))
 
     def _place(self, row: Row, folder: Path, placed: Placed) -> None:
-        stood = folder / CHECKPOINT
+        stood = folder / checkpoint.FOLDER
         if (
             row["attempt"] > 1 and stood.is_dir() and any(stood.iterdir())
         ):  # it goes on, and with other threads it would not be bitwise

@@ -287,3 +287,13 @@ def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor
     longest = max(len(r) for r in rows)
     filled = [[value] * (longest - len(r)) + list(r) if left else list(r) + [value] * (longest - len(r)) for r in rows]
     return torch.tensor(filled)
+
+
+def tokenizer(folder: Path) -> Any:
+    """From the model's folder; one shipped without a padding token, as decoders often are, pads with another."""
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if found.pad_token_id is None:  # the mask hides it
+        found.pad_token = found.eos_token or found.unk_token
+    return found

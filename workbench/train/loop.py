@@ -67,7 +67,7 @@ class Loop:
         begin, place = self.begin, Place(0, 0)
         if begin is not None:
             place = Place(**begin.plain["place"])
-            vars(done).update(begin.plain["done"])
+            vars(done).update(begin.plain["done"], first_step=None)  # counted from the start of the attempt
             standing.put_back(begin, self.models, self.recipe)
         taken = done.steps * self.training.gradient_accumulation
         stream = itertools.islice(batching.forever(examples, self.training.batch_size, self.seed), taken, None)

@@ -81,7 +81,7 @@ class Search:
         file: where the best state waits meanwhile; in memory it would count as the next training's.
         before: `standing` of the checkpoint that the run goes on from.
         rows: what each rate came to, for the result.
-        first_step: when the first optimizer step of all ended, seconds since the epoch.
+        first_step: when the first optimizer step of this attempt ended, seconds since the epoch.
     """
 
     rates: Sequence[float]
@@ -100,14 +100,14 @@ class Search:
 
     def standing(self) -> dict[str, Any]:
         """What a checkpoint needs of the search, as JSON values; the best state itself waits in `file`."""
-        plain = {"number": self.number, "rows": self.rows, "first_step": self.first_step, "best": None}
+        plain = {"number": self.number, "rows": self.rows, "best": None}
         if self.best is not None:
             value, trial = self.best
             plain["best"] = {"value": value, "done": vars(trial.done), "costs": trial.costs, "after": trial.after}
         return plain
 
     def _go_on(self, before: dict[str, Any]) -> None:
-        self.number, self.rows, self.first_step = before["number"], list(before["rows"]), before["first_step"]
+        self.number, self.rows = before["number"], list(before["rows"])
         if (held := before["best"]) is not None:
             trial = Trial(None, Outcome(**held["done"]), held["costs"], held["after"])  # type: ignore[arg-type]
             self.best = (held["value"][0], held["value"][1]), trial

@@ -61,12 +61,9 @@ class Session:
         """See `workbench.train.run`."""
         try:
             result = self._run()
-        except Stopped as stop:
-            if str(stop) != "pause":
+        except Exception as error:  # of the run itself; whoever is killed or told to stop from outside keeps the checkpoint
+            if not (isinstance(error, Stopped) and str(error) == "pause"):
                 self._tidy()
-            raise
-        except Exception:
-            self._tidy()
             raise
         self._tidy()
         return result
@@ -158,7 +155,7 @@ class Session:
                                       lambda models: self._judge(models, self.examples["validation"])[1],
                                       self.folder / BEST, before)  # fmt: skip
         best = search.run()
-        self.keep_end = lambda: self._keep(len(rates) * self.steps, {"place": {}, "done": {}}, {})
+        self.keep_end = lambda: self._keep(0, {"place": {}, "done": {}}, {})
         best.costs |= {"search": search.rows, "search_seconds": sum(row["seconds"] for row in search.rows)}
         best.costs["first_step_seconds"] = None if search.first_step is None else search.first_step - self.began
         return best

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.data.table import Table
-from workbench.tasks.contract import Batch, Example, Prediction, Seen, Task, build, entry_facts, pad
+from workbench.tasks.contract import Batch, Example, Prediction, Seen, Task, build, entry_facts, pad, tokenizer
 
 IGNORED = -100
 MAX_NEW_TOKENS = 64
@@ -28,12 +28,8 @@ class CausalLM(Task):
     answer = "completion"
 
     def __init__(self, folder: Path, labels: Sequence[str], max_length: int) -> None:
-        from transformers import AutoTokenizer
-
         super().__init__(folder, (), max_length)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.unk_token
+        self.tokenizer = tokenizer(folder)
 
     def host(self, seed: int = 0, meta: bool = False) -> nn.Module:
         from transformers import AutoModelForCausalLM

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from workbench.core.errors import WorkbenchError
 from workbench.data.choices import COLUMNS, offered, right
 from workbench.data.table import Table
-from workbench.tasks.contract import Batch, Example, Prediction, Seen, Task, build, entry_facts, pad
+from workbench.tasks.contract import Batch, Example, Prediction, Seen, Task, build, entry_facts, pad, tokenizer
 
 IGNORED = -100
 
@@ -56,12 +56,10 @@ class MultipleChoice(Task):
     answer = "answer"
 
     def __init__(self, folder: Path, labels: Sequence[str], max_length: int) -> None:
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoConfig
 
         super().__init__(folder, (), max_length)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.unk_token
+        self.tokenizer = tokenizer(folder)
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         self.decodes = bool(getattr(config, "is_encoder_decoder", False))
         if self.decodes:  # the mask and the positions would be those of the encoder only

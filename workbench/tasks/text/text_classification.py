@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from workbench.data.table import Table
-from workbench.tasks.contract import Batch, Classification, Example, Seen, build, pad
+from workbench.tasks.contract import Batch, Classification, Example, Seen, build, pad, tokenizer
 
 
 class TextClassification(Classification):
@@ -17,12 +17,8 @@ class TextClassification(Classification):
     parts = ({"text": True, "text_pair": False, "label": True},)
 
     def __init__(self, folder: Path, labels: Sequence[str], max_length: int) -> None:
-        from transformers import AutoTokenizer
-
         super().__init__(folder, labels, max_length)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if self.tokenizer.pad_token_id is None:  # decoders are often shipped without; the mask hides it
-            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.unk_token
+        self.tokenizer = tokenizer(folder)
 
     def host(self, seed: int = 0, meta: bool = False) -> nn.Module:
         from transformers import AutoModelForSequenceClassification

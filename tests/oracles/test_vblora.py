@@ -1,9 +1,15 @@
 """VB-LoRA against a slow reference, piece by piece, and the published counts and rates."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
+from tests.contract import hosts
 from tests.oracles import bridged
+from workbench.core.errors import WorkbenchError
 from workbench.core.types import Site
+from workbench.kernel import state
 from workbench.methods.shared_bank.vblora import VBLoRA, VBLoRAConfig
 
 
@@ -34,3 +40,41 @@ def test_counts_and_rates_of_the_paper() -> None:
     rates = {g["lr"]: sum(p.numel() for p in g["params"]) for g in adapter.param_groups(1e-2)}
     assert rates[1e-2 * 0.1] == 12 * 8
     assert rates[1e-2] == adapter.new_params() - 12 * 8
+
+
+def test_a_file_of_the_top_answers_alike_and_is_smaller(tmp_path: Path) -> None:
+    """k numbers and k - 1 differences of every piece: the same logits, about k / h of the size, and nothing to train on."""
+    sizes, answers = {}, {}
+    for stored in ("all", "top"):
+        model, adapter = bridged.attached("vblora", stored=stored, vectors=90, rank=8)
+        state.save(tmp_path / stored, adapter, {})
+        sizes[stored] = sum(
+            t.numel() * t.element_size() for n, t in state.read(tmp_path / stored).tensors.items() if "logits" in n
+        )
+        fresh = hosts.host("bert")
+        state.restore(fresh, state.read(tmp_path / stored))
+        with torch.no_grad():
+            answers[stored] = fresh(**hosts.inputs("bert")).logits
+            torch.testing.assert_close(answers[stored], model(**hosts.inputs("bert")).logits, atol=1e-6, rtol=0)
+    assert sizes["top"] * 90 * 4 == sizes["all"] * (1 * 4 + 2)  # one difference of four bytes and two numbers of one byte
+
+
+def test_what_a_file_of_the_top_holds_is_the_published_figure() -> None:
+    """RoBERTa-base, q and v, r 4, b 256, h 90, k 2: 23,904 numbers of four bytes, counting one byte per vector's number."""
+    pieces = 2 * 12 * 4 * (768 + 768) // 256
+    tensors = {"shared.bank": torch.zeros(90, 256), "site.vblora_logits_A": torch.randn(pieces, 90)}
+    held = VBLoRA.packed(VBLoRAConfig(length=256, vectors=90, stored="top"), tensors)
+    assert sum(t.numel() * t.element_size() for t in held.values()) == 4 * 23_904
+
+
+@pytest.mark.parametrize("damage", ["beyond", "narrow", "alone"])
+def test_a_damaged_choice_is_refused(damage: str) -> None:
+    """Numbers beyond the bank, too few of them, or numbers without differences."""
+    cfg = VBLoRAConfig(vectors=12, stored="top")
+    held = VBLoRA.packed(cfg, {"site.vblora_logits_A": torch.randn(5, 12)})
+    at = "site.vblora_logits_A#at"
+    held |= {"beyond": {at: held[at] + 12}, "narrow": {at: held[at][:, :1]}, "alone": {}}[damage]
+    if damage == "alone":
+        del held["site.vblora_logits_A#below"]
+    with pytest.raises(WorkbenchError, match="must name 2 of 12 vectors"):
+        VBLoRA.unpacked(cfg, held)

@@ -57,6 +57,11 @@ class Bridged(Method):
         return 1.0
 
     @classmethod
+    def in_use(cls, cfg: Any, site: Site) -> int | None:
+        """Scalars of a site that train, where fewer do than its tensors hold; None for all."""
+        return None
+
+    @classmethod
     def progress(cls, tuner: Any) -> dict[str, Tensor]:
         """What a resumed training needs besides the stored tensors."""
         return {}

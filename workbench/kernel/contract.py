@@ -1,8 +1,7 @@
 """The contract: what a method file must say, and what the kernel does for each kind of part.
 
-A method is one final class: a part of one kind, or a `Composite` of several. Capabilities follow from the verbs it
-implements. A part is built once per site (weight, activation) or once per host (token, side); a select part has no
-module at all, only a choice of base tensors.
+A method is one final class: a part of one kind, or a `Composite` of several. Capabilities follow from the verbs it implements.
+A part is built once per site (weight, activation) or once per host (token, side); a select part only chooses base tensors.
 """
 
 from abc import ABC, abstractmethod
@@ -72,6 +71,16 @@ class Method:
     def counts_exactly(cls, cfg: Any) -> bool:
         """Whether `n_params` is exact; False where only weights or training can tell, then it is the most there can be."""
         return True
+
+    @classmethod
+    def packed(cls, cfg: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """An adapter's tensors, by name, as its file holds them."""
+        return tensors
+
+    @classmethod
+    def unpacked(cls, cfg: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `packed` gave, as tensors that can be loaded; WorkbenchError where it cannot have given them."""
+        return tensors
 
     @classmethod
     def calibration_rows(cls, cfg: Any) -> int:

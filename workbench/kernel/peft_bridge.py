@@ -31,9 +31,13 @@ class BridgedPart(WeightPart):
 
     whole = True
 
-    def __init__(self, cfg: Placement, site: Site, layer: nn.Module, shared: set[int]) -> None:
-        """layer: peft's layer; shared: ids of modules that belong to the whole adapter and are registered there."""
+    def __init__(self, cfg: Placement, site: Site, layer: nn.Module, shared: set[int], trains: int | None = None) -> None:
+        """layer: peft's layer; shared: ids of modules that belong to the whole adapter and are registered there.
+
+        trains: scalars that train, where fewer do than the tensors hold.
+        """
         Part.__init__(self, cfg, site, None)
+        self.trains = trains
         object.__setattr__(self, "layer", layer)
         for table in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
             object.__setattr__(self, table, getattr(layer, table))  # the same objects, so that moves reach both
@@ -45,6 +49,10 @@ class BridgedPart(WeightPart):
         """Set the layer's own mode too: it is not a child, because it holds the base."""
         self.layer.training = mode
         return super().train(mode)
+
+    def in_use(self) -> int | None:
+        """As the method says."""
+        return self.trains
 
     def instead(self, below: Callable[..., Any] | None, weight: float, rows: Tensor | None, x: Tensor, *args: Any) -> Tensor:
         """peft's own output; beside other adapters, or at another weight, its difference to the base is added."""
@@ -106,7 +114,8 @@ class BridgedAdapter(Adapter):
                 self.shared._modules[child_name] = child
         shared = {id(m) for m in self.shared.modules()}
         for site in sites:
-            self.add_part(site.key, BridgedPart(cfg, site, tuner.model.get_submodule(site.path), shared))
+            layer = tuner.model.get_submodule(site.path)
+            self.add_part(site.key, BridgedPart(cfg, site, layer, shared, method.in_use(cfg, site)))
 
     def _stored(self) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
         """As for a native adapter, without peft's adapter name in the keys."""

@@ -86,7 +86,7 @@ def file_sha256(path: Path) -> str:
 
 def pack(adapter: Adapter) -> dict[str, Tensor]:
     """The adapter's tensors as they are stored."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in adapter.tensors().items()}
+    tensors = adapter.method.packed(adapter.cfg, {k: v.detach().cpu().contiguous() for k, v in adapter.tensors().items()})
     for path, (original, own, _) in adapter.originals().items():
         changed = (own.detach().cpu() != original.detach().cpu()).flatten().nonzero().flatten()
         if changed.numel() < SPARSE_SHARE * own.numel():
@@ -100,7 +100,8 @@ def pack(adapter: Adapter) -> dict[str, Tensor]:
 
 def unpack(adapter: Adapter, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Stored tensors in the form `Adapter.load` wants."""
-    full = {k: v for k, v in tensors.items() if not (k.startswith("base.") and k.endswith(("#at", "#to")))}
+    own = {k: v for k, v in tensors.items() if not (k.startswith("base.") and k.endswith(("#at", "#to")))}
+    full = adapter.method.unpacked(adapter.cfg, own)
     for path, (original, _, _) in adapter.originals().items():
         at, to = tensors.get(f"base.{path}#at"), tensors.get(f"base.{path}#to")
         if at is not None and to is not None:

@@ -4,13 +4,18 @@
 
 Output j of a group of g is paired with output j + g/2. RoAd_1 has one angle and one scale per pair; RoAd_2 one per output,
 RoAd_4 one per entry of the block, so that it is no rotation any more. Applied as elementwise products, so that examples of one
-batch can each use their own adapter at no extra cost. Half of the pairs can be trained for one task and half for another.
+batch can each use their own adapter at no extra cost. With `half`, only every other pair trains and the rest stays the
+identity: an adapter of each half, trained for different tasks, act together without meeting when both are active.
 
-Parameters per site: d_out; 2 d_out with RoAd_2, 4 d_out with RoAd_4.
+Parameters per site: d_out; 2 d_out with RoAd_2, 4 d_out with RoAd_4; half of that with `half`.
+
+Deviates from the paper, which does not say which pairs are whose: even and odd ones here. The resting entries are put back
+after every step, so that they still count in a clipped gradient norm.
 """
 
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 
 from workbench.core.types import Paper, Placement, Preset, Site
@@ -21,6 +26,7 @@ class RoAdConfig(Placement):
     """Options of RoAd."""
 
     variant: Literal["road_1", "road_2", "road_4"] = Field("road_1", description="One angle per pair, per output, or per entry.")
+    half: Literal["first", "second"] | None = Field(None, description="Which half of the pairs trains; none named: all.")
     group: int = Field(64, ge=2, le=8192, multiple_of=2, description="Outputs g in a group; it divides every output width.")
 
 
@@ -45,6 +51,27 @@ class RoAd(Bridged):
     def misfit(cls, cfg: RoAdConfig, site: Site) -> str:
         return f"an output that group = {cfg.group} divides" if site.d_out % cfg.group else ""
 
+    @classmethod
+    def problem(cls, cfg: RoAdConfig, sites: list[Site]) -> str:
+        if cfg.half and cfg.group % 4:
+            return (
+                f"half needs groups of an even number of pairs; group = {cfg.group} has {cfg.group // 2}: take a multiple of 4."
+            )
+        return super().problem(cfg, sites)
+
+    @classmethod
+    def in_use(cls, cfg: RoAdConfig, site: Site) -> int | None:
+        return cls.n_params(cfg, [site]) if cfg.half else None
+
+    @classmethod
+    @torch.no_grad()
+    def on_step(cls, tuner: Any, cfg: RoAdConfig, step: int, steps: int) -> None:
+        if cfg.half:
+            rest = 1 if cfg.half == "first" else 0  # entries lie pair by pair, in rows of half a group: g/2 is even
+            for name, param in tuner.named_parameters():
+                if "road_theta" in name or "road_alpha" in name:
+                    param[rest::2] = 1.0 if "road_alpha" in name else 0.0
+
     @staticmethod
     def n_params(cfg: RoAdConfig, sites: list[Site]) -> int:
-        return sum(int(cfg.variant[-1]) * s.d_out for s in sites)
+        return sum(int(cfg.variant[-1]) * s.d_out for s in sites) // (2 if cfg.half else 1)

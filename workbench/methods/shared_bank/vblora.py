@@ -7,13 +7,19 @@
 The choice of vectors is made anew in every pass, so it can move while training. The bank learns at a tenth of the logits'
 rate, as published. The start is close to the base, not equal to it.
 
+With `stored: top` a file keeps of every piece what the forward pass needs: k numbers of vectors and, because softmax sees
+differences only, k - 1 differences to the largest logit. It answers bitwise alike up to rounding, and cannot be trained on.
+
 Parameters per model: h b for the bank; per site h r (d_in + d_out) / b logits.
 """
 
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
+from workbench.core.errors import WorkbenchError
 from workbench.core.types import Paper, Placement, Site
 from workbench.kernel.bridged import Bridged
 
@@ -26,6 +32,7 @@ class VBLoRAConfig(Placement):
     length: int = Field(64, ge=1, le=8192, description="Length b of a vector; it must divide both widths of every site.")
     top: int = Field(2, ge=1, le=64, description="Vectors k mixed into a piece.")
     bank_rate: float = Field(0.1, gt=0, le=10, description="Learning rate of the bank as a multiple of the logits'.")
+    stored: Literal["all", "top"] = Field("all", description="What a file keeps: all logits, or the largest k of each piece.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of A while training.")
 
 
@@ -57,6 +64,31 @@ class VBLoRA(Bridged):
     @classmethod
     def rate(cls, cfg: VBLoRAConfig, tensor: str) -> float:
         return cfg.bank_rate if "vector_bank" in tensor else 1.0
+
+    @classmethod
+    def packed(cls, cfg: VBLoRAConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if cfg.stored == "all":
+            return tensors
+        held = {name: t for name, t in tensors.items() if "logits" not in name}
+        for name in tensors.keys() - held.keys():
+            value, at = tensors[name].topk(cfg.top, dim=-1)  # the largest first
+            held[f"{name}#at"] = at.to(torch.uint8 if cfg.vectors <= 256 else torch.int32)
+            held[f"{name}#below"] = (value[..., 1:] - value[..., :1]).contiguous()
+        return held
+
+    @classmethod
+    def unpacked(cls, cfg: VBLoRAConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if cfg.stored == "all":
+            return tensors
+        full = {name: t for name, t in tensors.items() if not name.endswith(("#at", "#below"))}
+        for name in (n.removesuffix("#at") for n in tensors if n.endswith("#at")):
+            at, below = tensors[f"{name}#at"].long(), tensors.get(f"{name}#below")
+            if below is None or at.shape[-1:] != (cfg.top,) or not 0 <= int(at.min()) <= int(at.max()) < cfg.vectors:
+                raise WorkbenchError(f"the stored choice {name}#at must name {cfg.top} of {cfg.vectors} vectors; it does not.")
+            value = torch.cat([torch.zeros_like(below[..., :1]), below], dim=-1)
+            least = float(value.min()) - 1  # whatever is not among the largest: never chosen
+            full[name] = torch.full((*at.shape[:-1], cfg.vectors), least, dtype=value.dtype).scatter(-1, at, value)
+        return full
 
     @staticmethod
     def n_params(cfg: VBLoRAConfig, sites: list[Site]) -> int:

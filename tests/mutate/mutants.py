@@ -24,7 +24,13 @@ class Mutant(NamedTuple):
 ATTACH, HOST, MERGING, ADAPTER, STATE = (f"workbench/kernel/{n}.py" for n in ("attach", "host", "merging", "adapter", "state"))
 REGISTRY, SPARSE = "workbench/kernel/registry.py", "workbench/modifiers/sparse.py"
 T_ATTACH, T_HOST, T_STATE, T_REGISTRY = (f"tests/kernel/test_{n}.py" for n in ("attach", "host", "state", "registry"))
-T_SPARSE = "tests/oracles/test_sparse.py"
+CALIBRATING, KMEANS, ELASTIC = (f"workbench/kernel/{n}.py" for n in ("calibrating", "kmeans", "elastic"))
+BRIDGE = "workbench/kernel/peft_bridge.py"
+T_SPARSE, T_CALIBRATING = "tests/oracles/test_sparse.py", "tests/kernel/test_calibrating.py"
+T_KMEANS, T_DYLORA, T_NAS, T_VBLORA, T_ROAD = (
+    "tests/kernel/test_kmeans.py",
+    *(f"tests/oracles/test_{n}.py" for n in ("dylora", "lora_nas", "vblora", "road")),
+)
 
 MUTANTS = [
     # --- surgery ---
@@ -234,4 +240,21 @@ MUTANTS = [
     ),
     Mutant(SPARSE, "[p.detach() * s for p, s in", "[(p.detach() * s).abs() for p, s in", "grasp loses its sign", T_SPARSE),
     Mutant(SPARSE, "return torch.where(self.keep, weight, 0.0)", "return weight", "nothing is pruned", T_SPARSE),
+    # --- looking first, choosing later, packing ---
+    Mutant(CALIBRATING, "x[mask.bool()] if real else x.flatten(0, -2)", "x.flatten(0, -2)", "padding is observed", T_CALIBRATING),
+    Mutant(
+        CALIBRATING, "with adapters.only(), ExitStack()", "with ExitStack()", "the adapter disturbs its own start", T_CALIBRATING
+    ),
+    Mutant(CALIBRATING, "host.train(training)", "pass", "the host stays in evaluation", T_CALIBRATING),
+    Mutant(KMEANS, "centres = torch.where(mass > 0, mean, centres)", "pass", "the centres never move", T_KMEANS),
+    Mutant(
+        KMEANS, "torch.where(gain > cost, new, centres)", "torch.where(gain > cost, centres, centres)", "no swap helps", T_KMEANS
+    ),
+    Mutant(ELASTIC, "if step >= WHOLE_STEPS else", "if step < 0 else", "only the largest ever trains", T_NAS),
+    Mutant(ELASTIC, "return self.size(self.chosen())", "return self.size(self.largest())", "counts what is cut away", T_NAS),
+    Mutant(ADAPTER, "return mine + sum(", "return mine + 0 * sum(", "counts what is not in use", T_ROAD),
+    Mutant(
+        STATE, "full = adapter.method.unpacked(adapter.cfg, own)", "full = dict(own)", "packed files cannot be read", T_VBLORA
+    ),
+    Mutant(BRIDGE, "self.trains = trains", "self.trains = None", "resting scalars count", T_ROAD),
 ]

@@ -28,6 +28,7 @@ STATUS = {
 }  # fmt: skip
 TERMINAL = ("FINISHED", "FAILED", "KILLED")
 PARENT = "mlflow.parentRunId"
+SHUT = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
 MAX_PARAM, MAX_TAG, MAX_NAME = 6000, 8000, 250
 _clients: dict[tuple[int, str], "MlflowClient"] = {}
 _making = threading.Lock()
@@ -37,9 +38,18 @@ class Gone(WorkbenchError):
     """The run was deleted from MLflow; nothing more can or need be written to it."""
 
 
+class Unknown(WorkbenchError):
+    """The tracking server is of a version that does not know what it was asked."""
+
+
 def address() -> str:
     """The tracking URI: `MLFLOW_TRACKING_URI`, by default the database in the workbench's home."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def shared() -> bool:
+    """Whether other machines may write to `address()`: a file is for one machine."""
+    return not address().startswith(("sqlite:", "file:", "/", "."))
 
 
 def client() -> "MlflowClient":
@@ -78,7 +88,7 @@ def _open(where: str) -> "MlflowClient":
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn whatever a tracking store raises into one sentence; a deleted run into `Gone`."""
+    """Turn whatever a tracking store raises into one sentence; a deleted run into `Gone`, an unknown address into `Unknown`."""
     try:
         yield
     except WorkbenchError:
@@ -89,9 +99,11 @@ def answering() -> Iterator[None]:
         code = getattr(error, "error_code", "")
         if code == "RESOURCE_DOES_NOT_EXIST" or "'active' state" in text:
             raise Gone(f"the run must exist in MLflow at {where}; got: {text}; retry the run to get a new one.") from error
-        raise WorkbenchError(
-            f"the tracking store {where} must answer; got {type(error).__name__}: {text}; start it or unset MLFLOW_TRACKING_URI."
-        ) from error
+        kind = Unknown if code == "ENDPOINT_NOT_FOUND" else WorkbenchError
+        advice = (
+            "renew MLFLOW_TRACKING_TOKEN, or the user and password" if code in SHUT else "start it or unset MLFLOW_TRACKING_URI"
+        )
+        raise kind(f"the tracking store {where} must answer; got {type(error).__name__}: {text}; {advice}.") from error
 
 
 def experiment_id() -> str:

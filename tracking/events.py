@@ -3,7 +3,6 @@
 This file is the record while a training runs; MLflow is fed from it. Times are seconds since the epoch.
 """
 
-import errno
 import json
 import math
 import os
@@ -42,15 +41,19 @@ class EventFile:
             self._write(_line(event.record() | {"attempt": self._attempt}))
 
     def _write(self, line: bytes) -> None:
-        written = os.write(self._file, line)
-        if written != len(line):
+        left = line
+        try:
+            while left:  # what did not fit says why when the rest is tried
+                left = left[os.write(self._file, left) :]
+        except OSError:
             os.ftruncate(self._file, self.offset)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.offset += written
+            raise
+        self.offset += len(line)
 
     def close(self) -> None:
-        """Close the file; safe to call again."""
+        """Close the file, its events on disk before anything says that the run is over; safe to call again."""
         if self._file >= 0:
+            os.fsync(self._file)
             os.close(self._file)
             self._file = -1
 

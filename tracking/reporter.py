@@ -26,7 +26,7 @@ class FileReporter:
         Args:
             folder: the run folder.
             attempt: 1 for the first; written into every line.
-            mlflow_id: the run in MLflow, None to keep events in the file only.
+            mlflow_id: the run in MLflow; empty to let the sender find or create it, None to keep events in the file only.
             wish: answers what the person asked of this run meanwhile.
             offset: bytes of events.jsonl that stay: 0 starts anew, a checkpoint's `offset` continues.
 
@@ -37,9 +37,9 @@ class FileReporter:
         self._file = events.EventFile(folder, attempt, offset)
         position = sender.Position.load(folder)
         if position.sent > self._file.offset:
-            position.sent = self._file.offset
+            position.sent, position.stamp = self._file.offset, position.stamp + 1
             position.save(folder)
-        self._sender = _start(folder, mlflow_id) if mlflow_id and not position.gone else None
+        self._sender = _start(folder, mlflow_id) if mlflow_id is not None and not position.gone else None
 
     @property
     def offset(self) -> int:

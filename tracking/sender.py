@@ -17,8 +17,10 @@ from importlib import metadata
 from pathlib import Path
 
 from tracking import client, events
+from workbench.core import safe_yaml
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import inside
+from workbench.core.run_spec import RunSpec
 
 INTERVAL, LONGEST_PAUSE, LAST_CALL = 2.0, 30.0, 8.0  # seconds
 CHUNK = 200_000  # bytes of events per round: about 1500 steps
@@ -34,12 +36,15 @@ class Position:
         step: the last training step among them.
         model: id of the adapter's LoggedModel.
         gone: the run was deleted from MLflow, so nothing more is sent.
+        stamp: the newest time among them, milliseconds since the epoch; a clock that is set back must not make what comes
+            later look older, for of a step that was logged twice the newest value counts.
     """
 
     sent: int = 0
     step: int = 0
     model: str | None = None
     gone: bool = False
+    stamp: int = 0
 
     @classmethod
     def load(cls, folder: Path) -> "Position":
@@ -65,6 +70,7 @@ class Sender:
     """Sends what a run folder's events.jsonl holds beyond the stored position."""
 
     def __init__(self, folder: Path, mlflow_id: str) -> None:
+        """`mlflow_id` is the run in MLflow; empty = the one of the folder's spec.yaml, created if it does not exist."""
         self._folder, self._id = folder, mlflow_id
         self.position = Position.load(folder)
 
@@ -75,6 +81,7 @@ class Sender:
             WorkbenchError: the tracking store does not answer; call again later.
         """
         try:
+            self._id = self._id or client.start_run(_spec(self._folder))
             while self._send_chunk():
                 continue
         except client.Gone:
@@ -87,10 +94,10 @@ class Sender:
             return False
         from mlflow.entities import Metric, RunTag
 
-        step, metrics, tags, adapter = self.position.step, [], {}, None
+        step, stamp, metrics, tags, adapter = self.position.step, self.position.stamp, [], {}, None
         for record, _ in records:
             step = record.get("step", step)
-            stamp = int(record.get("time", 0) * 1000)
+            stamp = max(stamp, int(record.get("time", 0) * 1000))
             metrics += [Metric(client.key_name(k), v, stamp, step) for k, v in events.figures(record).items()]
             tags |= events.words(record) | (environment() if record.get("event") == "started" else {})
             if record.get("event") == "saved" and record.get("what") == "adapter":
@@ -99,20 +106,31 @@ class Sender:
         with client.answering():
             labels = [RunTag(client.key_name(k), v[: client.MAX_TAG]) for k, v in tags.items()]
             store.log_batch(self._id, metrics=metrics, tags=labels)
+        if any(record.get("event") == "started" for record, _ in records):
+            client.mark_running(self._id)
         if adapter and (self._folder / adapter).is_dir():  # gone when the run was deleted meanwhile
             self.log_adapter(inside(self._folder, adapter))
-        self.position.sent, self.position.step = records[-1][1], step
+        self.position.sent, self.position.step, self.position.stamp = records[-1][1], step, stamp
         self.position.save(self._folder)
         return True
 
     def log_adapter(self, folder: Path) -> None:
         """Store the adapter's folder as this run's LoggedModel, READY at the end; a second time replaces its files.
 
+        A server from before LoggedModels (MLflow 2) gets the files as the run's artifacts.
+
         Raises:
             WorkbenchError: the folder is missing or the tracking store does not answer.
         """
         if not folder.is_dir():
             raise WorkbenchError(f"the adapter must be a folder in the run folder; got {folder}; train the run again.")
+        try:
+            self._log_model(folder)
+        except client.Unknown:
+            with client.answering():
+                client.client().log_artifacts(self._id, str(folder), folder.name)
+
+    def _log_model(self, folder: Path) -> None:
         store = client.client()
         with client.answering():
             if self.position.model is None:
@@ -126,6 +144,13 @@ class Sender:
                 self.position.save(self._folder)
             store.log_model_artifacts(self.position.model, str(folder))
             store.finalize_logged_model(self.position.model, "READY")
+
+
+def _spec(folder: Path) -> RunSpec:
+    try:
+        return RunSpec.model_validate(safe_yaml.loads((folder / "spec.yaml").read_bytes(), "spec.yaml"))
+    except ValueError as error:
+        raise WorkbenchError(f"{folder.name}/spec.yaml must hold the run; got: {' '.join(str(error).split())[:200]}.") from error
 
 
 def environment() -> dict[str, str]:

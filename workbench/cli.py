@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from workbench.core.errors import NotBuiltYet, WorkbenchError
+from workbench.core.paths import keep_others_out
 from workbench.services.commands import BAD_INPUT, COMMANDS, FAILED, NOT_BUILT, OK, Answer
 
 QUIET = MappingProxyType(
@@ -33,6 +34,9 @@ HELP = MappingProxyType(
         "cancel": "stop a job",
         "pause": "checkpoint a job and free its place",
         "resume": "continue a paused job",
+        "move": "give a waiting job another place in the queue",
+        "hold": "hold back what waits of an experiment",
+        "release": "queue again what is paused of an experiment",
         "retry": "queue a failed or cancelled job again",
         "delete": "forget a job and its run folder",
         "logs": "print a job's log",
@@ -54,7 +58,8 @@ HELP = MappingProxyType(
 TAKES = MappingProxyType(
     {
         **dict.fromkeys(("data", "plan", "run", "submit"), ("spec",)),
-        **dict.fromkeys(("cancel", "pause", "resume", "retry", "delete", "logs"), ("job",)),
+        **dict.fromkeys(("cancel", "pause", "resume", "retry", "delete", "logs", "move"), ("job",)),
+        **dict.fromkeys(("hold", "release"), ("experiment",)),
         "predict": ("run", "file"),
         "export": ("run",),
         "verify": ("folder",),
@@ -90,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     match.add_argument("--match-parameters", metavar="LABEL|N", help="give every method as many trainable parameters")
     match.add_argument("--match-seconds", metavar="LABEL", help="give every method the same predicted training time")
     made["jobs"].add_argument("experiment", nargs="?")
+    made["move"].add_argument("where", choices=("first", "up", "down"))
     made["daemon"].add_argument("action", choices=("start", "stop", "status"))
     made["compare"].add_argument("experiment", nargs="+")
     made["compare"].add_argument("--html", metavar="FILE", help="also write the report, one HTML file")
@@ -135,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    keep_others_out()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not debug:

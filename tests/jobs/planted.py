@@ -1,5 +1,6 @@
 """A worker, a daemon and an engine with planted work, run as real processes: `planted.py worker|daemon|engine ...`."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -28,7 +29,7 @@ class Lines:
 def train(spec, reporter, folder, placed):
     """Counts to `steps`; spec.config says how to misbehave."""
     wanted = spec.config
-    print(f"environment {os.environ['OMP_NUM_THREADS']} {os.getcwd()} {os.environ['CUDA_VISIBLE_DEVICES']!r}", flush=True)
+    print(f"environment {os.environ['OMP_NUM_THREADS']} {os.getcwd()} {os.environ.get('CUDA_VISIBLE_DEVICES')!r}", flush=True)
     if wanted.get("child"):
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     if wanted.get("deaf"):
@@ -52,6 +53,11 @@ def train(spec, reporter, folder, placed):
         os.kill(os.getpid(), signal.SIGKILL)
     if wanted.get("raise") == "ours":
         raise WorkbenchError("the learning rate must be smaller; lower it.")
+    if wanted.get("raise") == "full":
+        with open("/dev/full", "w") as file:
+            file.write("x" * 100_000)
+    if wanted.get("raise") == "crash":
+        ctypes.string_at(0)
     if wanted.get("raise"):
         raise ValueError("shapes do not fit")
     return {
@@ -83,7 +89,7 @@ def main(what, *rest):
     sys.path.insert(0, str(Path(__file__).parent))
     if what == "worker":
         wiring = worker.Wiring(train, lambda spec, placed: placed, lambda *_: Lines(), {"operate": "planted:sleep"})
-        return worker.main(Path(rest[0]), wiring)
+        return worker.main(Path(rest[0]), wiring, away="--desk" in rest)
     detach.code_stamp = lambda: "planted"  # so that an edit while the tests run changes nothing
     if what == "engine":
         calls = {"nap": "planted:nap", "ping": engine.CALLS["ping"]}

@@ -12,6 +12,7 @@ import pytest
 from tests.jobs.living import make_spec, until
 from workbench.core import safe_yaml
 from workbench.core.errors import WorkbenchError
+from workbench.core.locks import is_held, run_lock
 from workbench.core.paths import ROOT, run_folder
 from workbench.core.run_spec import RunSpec
 from workbench.jobs import client, wire
@@ -241,6 +242,6 @@ def test_the_client_stays_light(home):
 def test_delete_while_the_worker_ends_is_refused(queue, home):
     (job,) = queue.submit([make_spec("one")])
     queue.wait([job])
-    until(lambda: not client.is_held(client.run_lock(home, "one")))
+    until(lambda: not is_held(run_lock(home, "one")))
     queue.delete(job)
     assert left_in(home) == []

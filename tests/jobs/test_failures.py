@@ -29,7 +29,7 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the machine ran out of memory; "),
         (OSError(errno.ENOSPC, "No space left on device", "x"), "the disk is full ("),
         (RuntimeError("SafetensorError: No space left on device (os error 28)"), "the disk is full ("),
-        (ModuleNotFoundError("No module named 'x'", name="x"), "the module 'x' is missing"),
+        (ModuleNotFoundError("No module named 'x'", name="x"), "a module is missing in this installation ("),
         (ValueError("a\nb\x1b[31m"), "a b [31m (ValueError; "),
         (KeyError(), "it failed without a message (KeyError; "),
     ],
@@ -53,14 +53,14 @@ def test_a_reason_is_one_sentence(error, reason):
 def test_the_last_line_of_the_newest_attempt_is_quoted(tmp_path, log, last):
     (tmp_path / "train.log").write_text(log)
     assert failures.log_tail(tmp_path / "train.log") == last
-    reason = failures.without_verdict(tmp_path, 2)
+    reason = failures.without_verdict(tmp_path, 2).sentence
     assert reason.startswith("the worker ended with exit code 2 and no verdict; ")
     assert reason.endswith(last or "it logged nothing.")
 
 
 def test_a_full_disk_explains_a_missing_verdict(tmp_path, monkeypatch):
     monkeypatch.setattr(failures.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and type("U", (), {"free": 0}))
-    assert failures.without_verdict(tmp_path, 1).startswith("the disk is full")
+    assert failures.without_verdict(tmp_path, 1).sentence.startswith("the disk is full")
 
 
 @pytest.mark.parametrize(

@@ -66,14 +66,12 @@ def test_a_damaged_spec_holds_up_nobody(told, store, home):
     assert heard == [("start", "two")]
 
 
-def test_a_training_starts_without_its_tracking_store(told, store, monkeypatch):
-    _, away = told
-    away.add("start")
+def test_a_training_never_asks_the_tracking_store_itself(told, store, monkeypatch):
+    heard, _ = told
+    senders = []
+    monkeypatch.setattr(tracking_reporter, "_start", lambda folder, name: senders.append(name))
     row = store.row(1)
-    reporter = worker._reporter(store, row, run_folder("one"), lambda: None)
-    reporter.close()
-    assert store.row(1)["mlflow_id"] is None
-    away.clear()
-    monkeypatch.setattr(tracking_reporter, "_start", lambda *_: None)
     worker._reporter(store, row, run_folder("one"), lambda: None).close()
-    assert store.row(1)["mlflow_id"] == "ml-one"
+    store.named(1, "ml-one")
+    worker._reporter(store, row, run_folder("one"), lambda: None).close()
+    assert (senders, heard) == (["", "ml-one"], [])

@@ -29,7 +29,8 @@ def test_jobs_are_claimed_in_order_and_by_kind(store):
     claimed = store.claim("short", SHORT_KINDS)
     assert (claimed["job"], claimed["slot"], claimed["state"]) == (short, "short", "starting")
     assert store.claim("short", SHORT_KINDS) is None
-    assert store.claim("cpu:0", ("train",))["job"] == second
+    assert store.claim("cpu:0", ("train",)) is None  # it is taken
+    assert store.claim("cpu:1", ("train",))["job"] == second
 
 
 def test_neighbours_are_flagged_for_all_that_live(store):
@@ -146,7 +147,7 @@ def test_eight_processes_claim_each_job_once_and_in_order(store):
     script = (
         "import json, sys\nfrom pathlib import Path\nfrom workbench.jobs.store import Store\nmine = []\n"
         "with Store(Path(sys.argv[1])) as s:\n"
-        "    while row := s.claim(sys.argv[2], ('train',)):\n        mine.append(row['job'])\n"
+        "    while row := s.claim(f'{sys.argv[2]}-{len(mine)}', ('train',)):\n        mine.append(row['job'])\n"
         "print(json.dumps(mine))"
     )
     running = [python(script, str(store.path), str(i)) for i in range(8)]

@@ -23,6 +23,7 @@ class Mutant(NamedTuple):
 
 ATTACH, HOST, MERGING, ADAPTER, STATE = (f"workbench/kernel/{n}.py" for n in ("attach", "host", "merging", "adapter", "state"))
 REGISTRY, SPARSE = "workbench/kernel/registry.py", "workbench/modifiers/sparse.py"
+DURABLE = "workbench/core/durable.py"
 T_ATTACH, T_HOST, T_STATE, T_REGISTRY = (f"tests/kernel/test_{n}.py" for n in ("attach", "host", "state", "registry"))
 CALIBRATING, KMEANS, ELASTIC = (f"workbench/kernel/{n}.py" for n in ("calibrating", "kmeans", "elastic"))
 BRIDGE = "workbench/kernel/peft_bridge.py"
@@ -172,7 +173,7 @@ MUTANTS = [
         T_STATE,
     ),
     Mutant(STATE, "not torch.isfinite(tensor).all()", "False", "NaN is loaded", T_STATE),
-    Mutant(STATE, "shutil.rmtree(work, ignore_errors=True)\n        raise", "raise", "a failed write leaves rubbish", T_STATE),
+    Mutant(DURABLE, "        wipe(work)\n        if old", "        if old", "a failed write leaves rubbish", T_STATE),
     Mutant(STATE, "adapters.detach(name)\n        raise", "raise", "a failed load leaves an adapter attached", T_STATE),
     Mutant(STATE, "file_sha256(folder / name) != hashes[name]", "False", "a changed file is not noticed", T_STATE),
     Mutant(

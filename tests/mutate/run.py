@@ -1,6 +1,6 @@
 """The mutation drill: plant each bug in a copy of the repository and see that the tests notice it.
 
-    python tests/mutate/run.py [--only TEXT] [--workers N]
+    python tests/mutate/run.py [--faults] [--only TEXT] [--workers N]
 
 Exit code 0 when every planted bug is caught; 1 when one survives; 2 when the drill itself is broken (the unmutated copy is
 not green, a planted text is not found exactly once, a run ends in anything but passed or failed tests). The working tree
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tests.faults.mutants import MUTANTS as FAULTS  # noqa: E402
 from tests.mutate.mutants import MUTANTS, Mutant  # noqa: E402
 
 COPIED = ("workbench", "tests", "tracking", "pyproject.toml")
@@ -146,10 +147,11 @@ def drill(mutants: list[Mutant], folders: list[Path]) -> dict[str, int]:
 def main() -> int:
     """Prove the baseline green, plant every bug, print the table."""
     parser = argparse.ArgumentParser(description="Plant bugs in a copy and see that the tests notice them.")
+    parser.add_argument("--faults", action="store_true", help="the bugs that the net of faults must catch, not the kernel's")
     parser.add_argument("--only", default="", help="mutants whose file or reason contains this text")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="how many at a time")
     asked = parser.parse_args()
-    mutants = [m for m in MUTANTS if asked.only in m.file or asked.only in m.why]
+    mutants = [m for m in (FAULTS if asked.faults else MUTANTS) if asked.only in m.file or asked.only in m.why]
     if not mutants or (lost := misplaced(mutants)):
         print("\n".join(lost) if mutants else "no mutant is called that", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.paths import run_folder
 from workbench.core.run_spec import DataRef
 from workbench.core.spec import TrainingSpec, parse_spec
+from workbench.jobs import client
 from workbench.services import clone, experiments
 
 
@@ -108,3 +109,12 @@ def test_a_run_that_is_gone_is_left_out_and_none_at_all_is_an_error(home):
 def test_the_clone_can_be_written_down(home, spec, tmp_path):
     found = clone.clone(submitted({**spec, "methods": METHODS})[0].experiment)
     assert safe_yaml.loads(safe_yaml.dumps(found).encode(), "spec.yaml") == found
+
+
+def test_how_the_queue_treats_the_runs_is_cloned(home, monkeypatch):
+    monkeypatch.setattr(client, "ensure_daemon", lambda: None)
+    client.submit([run_spec("mine-aaaaaa", "lora", 0)], exclusive=False, on_error="hold")
+    client.submit([run_spec("other-bbbbbb", "lora", 0)])
+    found = clone.clone("mine")
+    assert (found["exclusive"], found["on_error"]) == (False, "hold")
+    assert found.keys() - clone.clone("other").keys() == {"exclusive", "on_error"}

@@ -105,7 +105,7 @@ def test_the_view_of_a_run_holds_curves_log_and_failure(planted):
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "st')
     (folder / "train.log").write_text("one\ntwo\n")
     view = runs.view(job["run_id"])
-    assert view["failure"].startswith("the loss became nan")
+    assert view["failure"]["sentence"].startswith("the loss became nan")
     assert view["curves"]["steps"] == [{"step": 1, "loss": 1.5, "lr": 0.1, "seconds": 0.1}]
     assert view["curves"]["evaluations"] == [{"step": 1, "split": "validation", "metrics": {"accuracy": 0.5}}]
     assert view["log"] == "one\ntwo"

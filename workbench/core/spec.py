@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from workbench.core import data_spec, safe_yaml
 from workbench.core.data_spec import Data, DataSpec
 from workbench.core.errors import WorkbenchError, from_pydantic
-from workbench.core.paths import safe_name
+from workbench.core.paths import named, safe_name
 from workbench.core.types import Config
 
 MAX_RUNS = 2000  # methods x seeds of one experiment
@@ -24,7 +24,7 @@ class ModelSpec(Config):
     source: str = Field(min_length=1, max_length=500, description="bundled/<name>, a folder, or a Hub id.")
     revision: str | None = Field(None, max_length=100, description="Hub revision: branch, tag or commit.")
     load_in: Literal["4bit", "8bit"] | None = Field(None, description="Quantised loading (CUDA with bitsandbytes).")
-    trust_remote_code: bool = Field(False, description="Run code that the model's authors ship; off unless you read it.")
+    trust_remote_code: Literal[False] = Field(False, description="Code that the model's authors ship is never run.")
 
 
 class TrainingSpec(Config):
@@ -45,6 +45,7 @@ class TrainingSpec(Config):
     max_length: int = Field(128, ge=4, le=1_048_576, description="Tokens kept of each example.")
     eval_every: int | None = Field(None, ge=1, description="Validate every so many steps; empty = once per epoch.")
     early_stop: int | None = Field(None, ge=1, le=1000, description="Stop after this many validations without improvement.")
+    processes: int = Field(1, ge=1, le=64, description="Processes that share every batch and average their gradients.")
     keep_checkpoints: int = Field(1, ge=0, le=100, description="Resumable checkpoints kept while a run is not finished.")
 
     @field_validator("learning_rate", mode="before")
@@ -103,6 +104,8 @@ class MethodEntry(Config):
 
     @model_validator(mode="after")
     def _named(self) -> "MethodEntry":
+        if not self.label.isprintable():
+            raise ValueError(f"a label must be printable characters on one line; got {self.label!r}")
         for modifier in self.modifiers:
             if not isinstance(modifier.get("modifier"), str):
                 raise ValueError("every entry of modifiers needs `modifier: <name>`")
@@ -129,6 +132,14 @@ class ExperimentSpec(Config):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = CUDA when there is one.")
     models: dict[str, ModelSpec] = Field(
         default_factory=dict, max_length=20, description="Further, frozen models that recipes name, e.g. {teacher: <RUN>}."
+    )
+    exclusive: bool = Field(
+        True,
+        description="Each run has its GPU to itself, so that times compare; false = small runs share one where their planned "
+        "memory fits.",
+    )
+    on_error: Literal["continue", "hold"] = Field(
+        "continue", description="When a run fails: continue with the others, or hold those that wait until you resume them."
     )
     baseline: bool = Field(True, description="Add a head-only (zero-shot where the task has no head) row when none is listed.")
 
@@ -243,6 +254,7 @@ def _anchored(spec: ExperimentSpec, folder: Path) -> ExperimentSpec:
     def anchor(source: Any) -> Any:
         if not isinstance(source, str) or source.startswith("bundled/"):
             return source
+        named(source, "a path in the spec")
         path = folder / source
         return str(path) if path.exists() else source
 

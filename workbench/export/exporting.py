@@ -11,11 +11,13 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from workbench.core import failpoints
+from workbench.core.durable import write_whole
 from workbench.core.errors import WorkbenchError, unknown
+from workbench.core.paths import named
 from workbench.evaluate import saved
 from workbench.evaluate.saved import Revived, Rows
 from workbench.export import bundle, card, fresh, lora_svd, manifest, merged, peft
-from workbench.kernel.state import write_whole
 
 FORMATS: dict[str, ModuleType] = {"peft": peft, "lora": lora_svd, "merged": merged, "bundle": bundle}
 CHILD = {"peft": "peft", "lora": "peft", "merged": "merged", "bundle": "bundle"}
@@ -69,6 +71,7 @@ def export(
     found: dict[str, Any] = {}
     with free_disk(target):
         write_whole(target, lambda work: found.update(_fill(revived, format, work, max_error, rank)))
+    failpoints.reach("export.renamed")
     files = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
     size = sum((target / f).stat().st_size for f in files)
     return {"format": format, "folder": str(target), "files": files, "bytes": size, **found}
@@ -92,7 +95,7 @@ def free_target(target: Path) -> Path:
     Raises:
         WorkbenchError: something that is no export of ours lies there.
     """
-    target = target.expanduser().resolve()
+    target = named(target, "the target of an export")
     if target.exists() and not target.is_dir():
         raise WorkbenchError(f"the target of an export must be a folder; {target} is a file.")
     if target.is_dir() and any(target.iterdir()) and not (target / manifest.NAME).is_file():
@@ -119,6 +122,7 @@ def _fill(revived: Revived, format: str, work: Path, max_error: float | None, ra
     checked = compared(revived, rows, ours[:-1], theirs[:-1], max_error if approximate else EXACT)
     manifest.write(work, revived, format, request, facts, asdict(checked), kept, (theirs if approximate else ours)[-1])
     card.write(work, revived, format, facts, asdict(checked), usage(revived))
+    failpoints.reach("export.written")
     return {**facts, **asdict(checked)}
 
 

@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.core import safe_yaml
+from workbench.core import durable, failpoints, safe_yaml
 from workbench.core.errors import WorkbenchError, unknown
-from workbench.core.locks import is_held, run_lock
 from workbench.core.paths import home, jobs_db, run_folder
 from workbench.core.run_spec import RunSpec
-from workbench.jobs import daemon, detach, failures, wire
-from workbench.jobs.store import ENDED, LIVE, SHORT_KINDS, Row, Store
+from workbench.jobs import daemon, detach, failures, removing, wire
+from workbench.jobs.store import ENDED, SHORT_KINDS, Row, Store
 
 LOG_BYTES = 1_000_000
 POLL = 0.2
@@ -40,8 +39,13 @@ def ensure_daemon() -> None:
         detach.launch(detach.python("workbench.jobs.daemon", "start"), "daemon", lambda: daemon.status()["running"])
 
 
-def submit(run_specs: Sequence[RunSpec]) -> list[int]:
+def submit(run_specs: Sequence[RunSpec], exclusive: bool = True, on_error: str = "continue") -> list[int]:
     """Queue trainings in this order: first their run folders, then all rows in one transaction.
+
+    Args:
+        run_specs: the runs.
+        exclusive: false where they may share a GPU with others that may, too.
+        on_error: `continue`, or `hold` to hold back what waits of an experiment when one of its runs fails.
 
     Raises:
         WorkbenchError: nothing was queued and nothing is left behind.
@@ -49,8 +53,17 @@ def submit(run_specs: Sequence[RunSpec]) -> list[int]:
     texts = {spec.run_id: safe_yaml.dumps(spec.model_dump(mode="json")) for spec in run_specs}
     if not run_specs or len(texts) != len(run_specs):
         raise WorkbenchError(f"submit must get at least one run, each with its own run id; got {len(run_specs)}.")
-    rows = [_row(s.run_id, s.experiment, "train", "spec.yaml", label=s.label, method=s.method, seed=s.seed) for s in run_specs]
-    return _queue(rows, texts)
+    asked = {"exclusive": int(exclusive), "on_error": on_error}
+    return _queue([_row(s.run_id, s.experiment, "train", "spec.yaml", **asked, **_planned(s)) for s in run_specs], texts)
+
+
+def _planned(spec: RunSpec) -> Row:
+    """What a training's row says of its spec; its seconds are those of all rates of a search together."""
+    rates = spec.training.learning_rate
+    seconds, peak = (spec.predicted.get(name) for name in ("train_seconds", "peak_memory_bytes"))
+    count = len(rates) if isinstance(rates, tuple) else 1
+    return {"label": spec.label, "method": spec.method, "seed": spec.seed, "planned_bytes": None if peak is None else int(peak),
+            "planned_seconds": None if seconds is None else seconds * count}  # fmt: skip
 
 
 def submit_short(kind: str, request: Mapping[str, Any]) -> int:
@@ -84,6 +97,7 @@ def _queue(rows: Sequence[Row], texts: Mapping[str, str]) -> list[int]:
         made = _make_folders(rows, texts)
     except OSError as error:
         raise WorkbenchError(f"the run folders could not be written: {failures.sentence(error)}") from None
+    failpoints.reach("submit.written")
     try:
         with Store(jobs_db()) as store:
             jobs = store.add(rows)
@@ -91,6 +105,7 @@ def _queue(rows: Sequence[Row], texts: Mapping[str, str]) -> list[int]:
         for folder in made:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+    failpoints.reach("submit.acknowledged")
     ensure_daemon()  # it may just have left for idleness; now that rows are there it cannot
     return jobs
 
@@ -118,7 +133,7 @@ def _make_folders(rows: Sequence[Row], texts: Mapping[str, str]) -> list[Path]:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        durable.wipe(aside)
     return made
 
 
@@ -152,7 +167,7 @@ def find(reference: int | str) -> Row:
     Raises:
         WorkbenchError: none or several match.
     """
-    text = str(reference)
+    text = str(reference).encode("utf-8", "replace").decode()  # SQLite takes no lone surrogates
     with Store(jobs_db()) as store:
         row = store.run(text) or (store.row(int(text)) if text.isascii() and text.isdigit() and len(text) < 19 else None)
         found = [row] if row else store.starting_with(text) if text else []
@@ -198,6 +213,7 @@ def cancel(job: int | str) -> Row:
         if not store.cancel(row["job"]):
             state = (store.row(row["job"]) or row)["state"]
             raise WorkbenchError(f"only a job that is not over can be cancelled; job {row['job']} is {state}.")
+    failpoints.reach("cancel.written")
     ensure_daemon()
     return find(row["job"])
 
@@ -215,6 +231,7 @@ def pause(job: int | str) -> Row:
         if not store.pause(row["job"]):
             state = (store.row(row["job"]) or row)["state"]
             raise WorkbenchError(f"only a job that waits or runs can be paused; job {row['job']} is {state}.")
+    failpoints.reach("pause.written")
     return find(row["job"])
 
 
@@ -252,26 +269,13 @@ def retry(job: int | str) -> Row:
     return find(row["job"])
 
 
-def delete(job: int | str) -> None:
-    """Forget a job: its row, its run folder and its lock file. MLflow keeps its record, which gets a moment to be closed.
+def delete(job: int | str) -> int:
+    """Forget a job and give its disk back, see `removing.delete`; returns the bytes freed.
 
     Raises:
         WorkbenchError: the job is unknown or live.
     """
-    row = find(job)
-    lock = run_lock(home(), row["run_id"])
-    with Store(jobs_db()) as store:
-        deadline = time.monotonic() + TELL_WITHIN
-        while time.monotonic() < deadline and any(one["job"] == row["job"] for one in store.untold()):
-            time.sleep(POLL)
-        if row["state"] in LIVE or is_held(lock) or not store.remove(row["job"]):
-            raise WorkbenchError(f"a live job cannot be deleted; cancel job {row['job']} first and wait until it is over.")
-    folder = run_folder(row["run_id"])
-    aside = folder.with_name(f".gone-{secrets.token_hex(6)}")
-    if folder.exists():
-        os.rename(folder, aside)  # so that the run is gone at once, however large its folder
-        shutil.rmtree(aside, ignore_errors=True)
-    lock.unlink(missing_ok=True)
+    return removing.delete(find(job), TELL_WITHIN)
 
 
 def logs(job: int | str) -> str:

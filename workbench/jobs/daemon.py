@@ -6,6 +6,7 @@
 import contextlib
 import os
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from workbench.core.errors import WorkbenchError
 from workbench.core.locks import Alive, is_held
 from workbench.core.paths import home, jobs_db, locks
-from workbench.jobs import detach, processes, wire
+from workbench.jobs import cluster, detach, processes, wire
 from workbench.jobs.loop import PATIENCE, WORKER, Loop, say
 from workbench.jobs.record import Recorder
 from workbench.jobs.store import Store
@@ -36,7 +37,8 @@ def status() -> dict[str, Any]:
     if note is None or not processes.alive(note.get("pid"), note.get("pid_created")):
         return {"running": False, "pid": None, "code": None, "started": None, "stale": False}
     shown = {name: note.get(name) for name in ("pid", "code", "started")}
-    return {"running": True, **shown, "stale": note.get("code") != detach.code_stamp()}
+    stale = note.get("code") != detach.code_stamp() or note.get("ray", "") != cluster.address()
+    return {"running": True, **shown, "stale": stale}
 
 
 def serve(
@@ -53,8 +55,9 @@ def serve(
         time.sleep(0.05)
     ready_file().unlink(missing_ok=True)  # left by a killed daemon
     pid, code = os.getpid(), detach.code_stamp()
-    note = {"pid": pid, "pid_created": processes.created(pid), "code": code, "started": time.time()}
+    note = {"pid": pid, "pid_created": processes.created(pid), "code": code, "ray": cluster.address(), "started": time.time()}
     with Store(jobs_db()) as store:
+        sound(store.path)
         loop = Loop(store, lock, ready_file(), worker, patience)
         loop.reconcile()
         if record:
@@ -65,6 +68,21 @@ def serve(
         loop.run()
     if lock.intact():
         ready_file().unlink(missing_ok=True)
+
+
+def sound(path: Path) -> None:
+    """Look through the whole queue once; a damaged one is left as it is and never worked on.
+
+    Raises:
+        WorkbenchError: what is wrong with it.
+    """
+    with contextlib.closing(sqlite3.connect(path, timeout=10)) as db:
+        try:
+            found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            found = str(error)
+    if found != "ok":
+        raise WorkbenchError(f"the job store {path} is damaged ({found}); put a copy back, or move it away and submit again.")
 
 
 def start() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.locks import file_lock
-from workbench.core.paths import ROOT, home, locks
+from workbench.core.paths import ROOT, home, keep_others_out, locks
 
 READY = "ready"
 LOG_LIMIT = 1_000_000
@@ -114,7 +114,7 @@ def _grandchild(log: Path, serve: Callable[[Callable[[], None]], None], writing:
 
     code = 1
     try:
-        os.umask(os.umask(0o022) | 0o022)
+        keep_others_out()
         os.chdir(home())
         _silence(log)
         serve(lambda: tell(READY))

@@ -4,6 +4,7 @@ Whether a worker lives is asked of its lock, never guessed from a pid; what it a
 outlive the daemon and are adopted by the next one.
 """
 
+import json
 import os
 import select
 import shutil
@@ -12,14 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from workbench.core import durable, failpoints
 from workbench.core.errors import WorkbenchError
 from workbench.core.locks import Alive, is_held, run_lock
 from workbench.core.paths import home, run_folder
 from workbench.core.run_spec import Placed
-from workbench.jobs import detach, failures, processes, wire
+from workbench.jobs import cluster, detach, failures, memory, processes, wire
 from workbench.jobs.record import read_spec
 from workbench.jobs.slots import Slot, layout
 from workbench.jobs.store import ENDED, LIVE, Row, Store
@@ -62,9 +65,13 @@ class Loop:
     ) -> None:
         self.store, self.lock, self.farewell = store, lock, farewell
         self.worker, self.patience = tuple(worker), tuple(patience)
-        self.slots = layout()
+        self.slots = layout(rooms=True)
+        self.away = cluster.Cluster(cluster.address(), self.worker, store) if cluster.address() else None
+        if self.away is not None:  # trainings go there; short work stays
+            self.slots = [*self.away.slots(), *(slot for slot in self.slots if "train" not in slot.kinds)]
         self.stopping = False
         self.children: dict[int, subprocess.Popen] = {}
+        self.kills: dict[int, memory.Kills] = {}  # job -> what the kernel had killed for memory when it began
         self.seen: dict[tuple[str, int, int], float] = {}  # (what, job, attempt) -> when this daemon first saw it
         self.idle_limit = float(os.environ.get("WORKBENCH_IDLE_SECONDS") or 900)
         self.busy = time.monotonic()
@@ -137,7 +144,9 @@ class Loop:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _lives(self, row: Row) -> bool:
-        return is_held(run_lock(home(), row["run_id"]))
+        if not cluster.of_cluster(row):
+            return is_held(run_lock(home(), row["run_id"]))
+        return self.away is None or self.away.lives(row)  # without its address nothing can be said about it
 
     def _since(self, what: str, row: Row) -> float:
         return time.monotonic() - self.seen.setdefault((what, row["job"], row["attempt"]), time.monotonic())
@@ -162,32 +171,53 @@ class Loop:
             if waited + grace >= limit and mark not in self.seen:
                 self.seen[mark] = time.monotonic()
                 say(f"job {row['job']}: {name} after {waited:.1f} s ({number + 1} of 3)")
+                if cluster.of_cluster(row) and self.away is not None:
+                    self.away.stop(row)
                 processes.signal_group(row["pgid"], row["pid_created"], signal.Signals[name])
 
-    def _end(self, row: Row, verdict: dict[str, Any] | None, reason: str | None = None) -> None:
+    def _end(self, row: Row, verdict: dict[str, Any] | None, late: str = "") -> None:
         job, attempt = row["job"], row["attempt"]
         processes.kill_rest(row["pgid"], row["pid_created"])
-        status = self._reap(self.children.pop(job, None))
-        for half in run_folder(row["run_id"]).glob(".*.tmp"):  # killed while it wrote
-            half.unlink(missing_ok=True)
-        if verdict is None and self._went_down(row):
+        lost = verdict is None and self._went_down(row)
+        status = self.away.clear(row) if self.away and cluster.of_cluster(row) else self._reap(self.children.pop(job, None))
+        self._clear(row)
+        if lost:
             if self.store.requeue(job, attempt, LIVE):
                 say(f"job {job} attempt {attempt}: the machine went down, queued again")
             return
+        failure, now = None, memory.kills()
         if verdict is not None:
-            state, reason = verdict["state"], verdict.get("reason")
+            state, reason, failure = verdict["state"], verdict.get("reason"), verdict.get("failure")
         elif row["intent"] == "cancel":
             state, reason = "cancelled", "cancelled; the worker had to be stopped by force"
         else:
-            state, reason = "failed", reason or failures.without_verdict(run_folder(row["run_id"]), status)
-        if self.store.end(job, attempt, state, reason):
+            out = memory.between(self.kills.get(job, now), now)
+            found = failures.without_verdict(run_folder(row["run_id"]), status, out)
+            failure = (failures.Failure("not_begun", late, "", found.lines) if late else found).plain()
+            state, reason = "failed", failure["sentence"]
+        failpoints.reach("ended.before")
+        if self.store.end(job, attempt, state, reason, json.dumps(failure, ensure_ascii=False) if failure else None):
+            failpoints.reach("ended.committed")
             say(f"job {job} attempt {attempt}: {state}{f' - {reason}' if reason else ''}")
         self.seen = {mark: when for mark, when in self.seen.items() if mark[1] != job}
+
+    def _clear(self, row: Row) -> None:
+        """Remove what a worker that was killed left half-written: in its folder, and beside the adapter or export it made."""
+        folder = run_folder(row["run_id"])
+        for place in (folder, folder / checkpoint.FOLDER):
+            durable.sweep(place, everything=True)
+        if row["kind"] == "operate":
+            durable.sweep(home() / "adapters")
+        target = (wire.read_json(folder / "request.json") or {}).get("to")
+        if isinstance(target, str):
+            durable.sweep(Path(target).expanduser().parent, Path(target).name)
 
     def _went_down(self, row: Row) -> bool:
         """Whether a training ended because the machine did, and may be tried again."""
         before = (wire.read_json(run_folder(row["run_id"]) / "placement.json") or {}).get("boot")
         wanted = row["kind"] == "train" and row["intent"] is None and row["attempt"] < MOST_ATTEMPTS
+        if cluster.of_cluster(row):
+            return wanted and self.away is not None and self.away.lost(row)
         return wanted and bool(before) and before != processes.boot()
 
     def _reap(self, child: subprocess.Popen | None) -> int | None:
@@ -198,12 +228,14 @@ class Loop:
 
     def _fill(self, waiting: set[str]) -> None:
         taken = {row["slot"] for row in self.store.active() if row["state"] != "queued"}
-        for slot in self.slots:
-            if slot.name in taken or waiting.isdisjoint(slot.kinds):
+        for slot in sorted(self.slots, key=lambda slot: slot.name in taken):  # a free GPU before one to share
+            if waiting.isdisjoint(slot.kinds) or (slot.name in taken and slot.room is None):
                 continue
-            row = self.store.claim(slot.name, slot.kinds)
+            failpoints.reach("queued")
+            row = self.store.claim(slot.name, slot.kinds, slot.room)
             if row is not None:
-                self._start(row, slot)
+                failpoints.reach("claimed")
+                self._start(row, slot if row["exclusive"] else slot.part())
 
     def _start(self, row: Row, slot: Slot) -> None:
         folder = run_folder(row["run_id"])
@@ -216,15 +248,20 @@ class Loop:
             with open(folder / "train.log", "ab") as log:
                 log.write(f"{failures.HEADER}{row['attempt']} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
                 log.flush()
+                if self.away is not None and cluster.of_cluster(row):
+                    self.away.start(row, slot)
+                    return
                 child = subprocess.Popen(
                     [*self.worker, str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=home(),
                     env={**detach.environment(), **slot.environment()}, start_new_session=True,
                 )  # fmt: skip
         except (OSError, WorkbenchError) as error:
-            reason = f"the worker could not be started: {failures.sentence(error)}"
-            self.store.end(row["job"], row["attempt"], "failed", reason)
+            found = failures.explain(error)
+            found = replace(found, sentence=f"the worker could not be started: {found.sentence}")
+            self.store.end(row["job"], row["attempt"], "failed", found.sentence, found.text())
             return
-        self.children[row["job"]] = child
+        failpoints.reach("forked")
+        self.children[row["job"]], self.kills[row["job"]] = child, memory.kills()
         self.store.spawned(row["job"], row["attempt"], child.pid, processes.created(child.pid))
 
     def _place(self, row: Row, folder: Path, placed: Placed) -> None:
@@ -238,5 +275,5 @@ class Loop:
         elif row["attempt"] > 1:  # a new attempt starts afresh; here, where nobody else can be working in the folder
             for path in folder.iterdir():
                 if path.name not in KEPT:
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                    durable.remove(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         wire.write_json(folder / "placement.json", placed)

@@ -43,6 +43,18 @@ def ensure_run(store: Store, row: Row) -> str:
     return row["mlflow_id"]
 
 
+def tell_deleted(store: Store, mlflow_id: str) -> None:
+    """Say that a run was deleted here; remembered until accepted.
+
+    Raises:
+        WorkbenchError: the tracking store does not answer; tell again later.
+    """
+    from tracking import removal
+
+    removal.tell(mlflow_id)
+    store.forget(mlflow_id)
+
+
 def tell_end(store: Store, row: Row) -> None:
     """Send what events MLflow lacks, then the terminal status; remembered once accepted.
 
@@ -88,4 +100,13 @@ class Recorder(threading.Thread):
                     self._failures[row["job"]] += 1
                     print(f"tracking of job {row['job']}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                     return True  # the next one would most likely meet the same silence
+        return self._deleted(store)
+
+    def _deleted(self, store: Store) -> bool:
+        for mlflow_id in store.gone():
+            try:
+                tell_deleted(store, mlflow_id)
+            except Exception as error:  # as above
+                print(f"tracking of a deleted run: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                return True
         return False

@@ -1,30 +1,40 @@
-"""Where jobs run: one slot per GPU, else one for the processor, and one for short work beside training. Imports no torch."""
+"""Where jobs run: one slot per GPU, else one for the processor, and one for short work beside training. Imports no torch.
+
+A slot takes one job at a time; a GPU's takes several trainings where each of them asked for it and their planned peaks fit.
+"""
 
 import math
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from workbench.jobs import sharing
 from workbench.jobs.store import SHORT_KINDS
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place for one job at a time.
+    """One place for a job.
 
     Attributes:
         name: `gpu:<id>`, `cpu:0` or `short`.
         kinds: job kinds it takes.
         gpu: id for CUDA_VISIBLE_DEVICES; None = no GPU.
         threads: processor threads of its worker.
+        room: bytes of the GPU's memory that trainings may share; None where there is nothing to share.
     """
 
     name: str
     kinds: tuple[str, ...]
     gpu: str | None
     threads: int
+    room: int | None = None
+
+    def part(self) -> "Slot":
+        """The same slot as a training sees it that may have to share it: with its part of the processor's threads."""
+        return replace(self, threads=max(1, self.threads // sharing.MOST)) if self.room is not None else self
 
     def device(self, wanted: str = "auto") -> str:
         """`cuda` or `cpu`: what was asked for, or for `auto` what the slot has."""
@@ -40,6 +50,7 @@ class Slot:
             "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads starve each other when anything else uses the cores
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
+            "PYTHONFAULTHANDLER": "1",  # a crash in native code leaves its place in the log
         }
 
 
@@ -79,12 +90,25 @@ def gpus() -> list[str]:
     return visible
 
 
-def layout() -> list[Slot]:
-    """All slots of this machine, the training ones first."""
+def room(gpu: str) -> int | None:
+    """Bytes of a GPU's memory in all; None where its driver does not say."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "-i", gpu, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        return int(said.split()[0]) << 20  # it counts in MiB
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # e.g. "[N/A]": then it is not shared
+        return None
+
+
+def layout(rooms: bool = False) -> list[Slot]:
+    """All slots of this machine, the training ones first; with `rooms` each GPU is asked for its memory."""
     found = gpus()
     threads = max(1, cores() // max(1, len(found)))
     if not found:
         training = [Slot("cpu:0", ("train",), None, threads)]
     else:
-        training = [Slot(f"gpu:{gpu}", ("train",), gpu, threads) for gpu in found]
+        training = [Slot(f"gpu:{gpu}", ("train",), gpu, threads, room(gpu) if rooms else None) for gpu in found]
     return [*training, Slot("short", SHORT_KINDS, found[0] if found else None, threads)]

@@ -1,6 +1,6 @@
-"""The queue: one SQLite table (WAL) that the clients, the daemon and the workers share.
+"""Every change of the queue, one `BEGIN IMMEDIATE` transaction each.
 
-Every write is one `BEGIN IMMEDIATE` transaction. Writes of a worker or about a worker carry the attempt number and are
+Clients, daemon and workers share one SQLite file (WAL). Writes of a worker or about a worker carry the attempt number and are
 refused (False) when the row has moved on. Standard library only, so that a worker can say "started" within milliseconds.
 """
 
@@ -9,104 +9,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from workbench.core.locks import file_lock
+from workbench.jobs import sharing
+from workbench.jobs.reading import ENDED, LIVE, Reading, Row, marks
 
-Row = dict[str, Any]
+__all__ = ["ENDED", "KINDS", "LIVE", "NAME", "SHORT_KINDS", "STATES", "Row", "Store"]
+
 NAME = "jobs.db"
-LIVE = ("starting", "running")
-ENDED = ("finished", "failed", "cancelled")
 STATES = ("queued", *LIVE, "paused", *ENDED)
 SHORT_KINDS = ("operate", "analyse", "export", "verify")
 KINDS = ("train", *SHORT_KINDS)
-VERSION = 1
-SCHEMA = """
-CREATE TABLE jobs (
-  job INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL UNIQUE, experiment TEXT NOT NULL, name TEXT NOT NULL,
-  kind TEXT NOT NULL, label TEXT NOT NULL, method TEXT NOT NULL, seed INTEGER, spec TEXT NOT NULL,
-  state TEXT NOT NULL DEFAULT 'queued', intent TEXT, attempt INTEGER NOT NULL DEFAULT 1, reason TEXT,
-  step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL DEFAULT 0, neighbours INTEGER NOT NULL DEFAULT 0,
-  mlflow_id TEXT, told TEXT, submitted REAL NOT NULL, started REAL, ended REAL,
-  slot TEXT, pid INTEGER, pid_created INTEGER, pgid INTEGER);
-CREATE INDEX jobs_by_state ON jobs (state, job);
-CREATE INDEX jobs_by_experiment ON jobs (experiment);
-"""
-FRESH = {"intent": None, "reason": None, "step": 0, "steps": 0, "neighbours": 0, "told": None, "started": None, "ended": None,
-         "slot": None, "pid": None, "pid_created": None, "pgid": None}  # fmt: skip
+FRESH = {"intent": None, "reason": None, "failure": None, "step": 0, "steps": 0, "neighbours": 0, "told": None, "started": None,
+         "ended": None, "slot": None, "pid": None, "pid_created": None, "pgid": None}  # fmt: skip
+
+GOES_ON = {name: value for name, value in FRESH.items() if name not in ("step", "steps")}
+HELD = "held back on request; resume it to queue it again."
 
 
-def _row(cursor: sqlite3.Cursor, values: tuple) -> Row:
-    return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ",".join("?" * len(values))
-
-
-class Store:
-    """One connection to the queue; close it, or use it as a context manager. Safe to open from many processes at once.
-
-    Raises:
-        WorkbenchError: the file is damaged, from another version, full or kept busy; one sentence.
-    """
-
-    def __init__(self, path: Path, patience: float = 10.0) -> None:
-        self.path = path
-        with self._explained():
-            self._db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
-            self._db.row_factory = _row
-            if self._version() == 0:
-                self._create()
-            found = self._version()
-        if found != VERSION:
-            self._db.close()
-            raise self._problem(f"is of schema {found}, this version needs {VERSION}; use another WORKBENCH_HOME")
-
-    def _version(self) -> int:
-        return self._db.execute("PRAGMA user_version").fetchone()["user_version"]
-
-    def _create(self) -> None:
-        with file_lock(self.path.parent / "locks" / f"{self.path.name}.lock"):
-            if self._version() != 0:
-                return
-            self.path.chmod(0o600)
-            deadline = time.monotonic() + 10
-            while True:  # the switch to WAL answers "locked" at once while another first user reads the version
-                try:
-                    self._db.execute("PRAGMA journal_mode=WAL").fetchone()
-                    break
-                except sqlite3.OperationalError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.02)
-            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
-
-    def _problem(self, text: str) -> Exception:
-        from workbench.core.errors import WorkbenchError  # not at import: it needs more than the standard library
-
-        return WorkbenchError(f"the job store {self.path} {text}.")
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.IntegrityError as error:
-            raise self._problem(f"already has such a run ({error}); submit it under a new run id") from error
-        except sqlite3.DatabaseError as error:
-            advice = "try again" if "locked" in str(error) else "free the disk" if "full" in str(error) else "move the file away"
-            raise self._problem(f"cannot be used: {error}; {advice}") from error
-
-    def __enter__(self) -> "Store":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._db.close()
+class Store(Reading):
+    """The queue, to look and to change: see `Reading` for opening, errors and everything that is only asked."""
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -120,103 +42,47 @@ class Store:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _read(self, condition: str, values: Sequence[Any] = ()) -> list[Row]:
-        with self._explained():
-            cursor = self._db.cursor()
-            cursor.row_factory = None  # names are looked up once, not once a row
-            found = cursor.execute(f"SELECT * FROM jobs WHERE {condition}", tuple(values))
-            names = [column[0] for column in found.description]
-            return [dict(zip(names, row, strict=True)) for row in found]
+    @staticmethod
+    def _change(db: sqlite3.Connection, job: int, values: Mapping[str, Any], states: Sequence[str], attempt: int | None) -> bool:
+        changes = ",".join(f"{name}=?" for name in values)
+        condition = f"job=? AND state IN ({marks(states)}) AND attempt=coalesce(?, attempt)"
+        cursor = db.execute(f"UPDATE jobs SET {changes} WHERE {condition}", (*values.values(), job, *states, attempt))
+        return cursor.rowcount == 1
 
     def _set(self, job: int, values: Mapping[str, Any], states: Sequence[str], attempt: int | None = None) -> bool:
         """Change a row that is in one of `states` (and, if given, in this attempt); False if it is not."""
-        changes = ",".join(f"{name}=?" for name in values)
-        condition = f"job=? AND state IN ({_marks(states)}) AND attempt=coalesce(?, attempt)"
         with self._write() as db:
-            cursor = db.execute(f"UPDATE jobs SET {changes} WHERE {condition}", (*values.values(), job, *states, attempt))
-            return cursor.rowcount == 1
+            return self._change(db, job, values, states, attempt)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
         """Queue jobs in this order, all or none.
 
         Args:
-            rows: `run_id, experiment, name, kind, label, method, seed, spec` of each.
+            rows: `run_id, experiment, name, kind, label, method, seed, spec` of each; of a training also `on_error`,
+                `exclusive`, `planned_bytes` and `planned_seconds` where they are known.
         """
         with self._write() as db:
             numbers = []
             for row in rows:
                 values = {**row, "submitted": time.time()}
                 columns = ",".join(values)
-                cursor = db.execute(f"INSERT INTO jobs ({columns}) VALUES ({_marks(list(values))})", tuple(values.values()))
+                cursor = db.execute(f"INSERT INTO jobs ({columns}) VALUES ({marks(list(values))})", tuple(values.values()))
                 numbers.append(int(cursor.lastrowid or 0))
             return numbers
 
-    def row(self, job: int) -> Row | None:
-        """One job."""
-        return next(iter(self._read("job=?", (job,))), None)
+    def claim(self, slot: str, kinds: Sequence[str], room: int | None = None) -> Row | None:
+        """Take the first queued job of these kinds for a slot; flags every live job when there is more than one.
 
-    def run(self, run_id: str) -> Row | None:
-        """The job of a run id."""
-        return next(iter(self._read("run_id=?", (run_id,))), None)
-
-    def starting_with(self, prefix: str) -> list[Row]:
-        """Jobs whose run id begins with `prefix`."""
-        return self._read("substr(run_id, 1, length(?))=? ORDER BY job", (prefix, prefix))
-
-    def rows(self, experiment: str | None = None) -> list[Row]:
-        """All jobs in order of submission; `experiment` is an id, or a bare name for its newest experiment."""
-        if experiment is None:
-            return self._read("1 ORDER BY job")
-        exact = self._read("experiment=? ORDER BY job", (experiment,))
-        newest = "experiment=(SELECT experiment FROM jobs WHERE kind='train' AND name=? ORDER BY job DESC LIMIT 1) ORDER BY job"
-        return exact or self._read(newest, (experiment,))
-
-    def experiments(self) -> list[Row]:
-        """Trainings by experiment, newest first: experiment, name, submitted, runs, finished, live."""
-        counts = "count(*) AS runs, sum(state='finished') AS finished, sum(state IN ('queued','starting','running')) AS live"
-        columns = f"SELECT experiment, name, min(submitted) AS submitted, {counts} FROM jobs WHERE kind='train'"
-        with self._explained():
-            return self._db.execute(f"{columns} GROUP BY experiment ORDER BY min(job) DESC").fetchall()
-
-    def newest(
-        self, experiment: str | None, states: Sequence[str], count: int, skip: int = 0, kinds: Sequence[str] = ()
-    ) -> list[Row]:
-        """The newest jobs first: `count` of them after `skip`; of one experiment's id, of `states` and `kinds`, where given."""
-        condition, values = self._among(experiment, states, kinds)
-        return self._read(f"{condition} ORDER BY job DESC LIMIT ? OFFSET ?", (*values, count, skip))
-
-    def counts(self, experiment: str | None = None) -> dict[str, int]:
-        """State -> number of jobs, of one experiment's id where given."""
-        condition, values = self._among(experiment, ())
-        with self._explained():
-            query = f"SELECT state, count(*) AS n FROM jobs WHERE {condition} GROUP BY state"
-            return {row["state"]: row["n"] for row in self._db.execute(query, values)}
-
-    @staticmethod
-    def _among(experiment: str | None, states: Sequence[str], kinds: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
-        wanted = {"experiment": (experiment,) if experiment else (), "state": states, "kind": kinds}
-        parts = [f"{name} IN ({_marks(values)})" for name, values in wanted.items() if values]
-        return " AND ".join(parts) or "1", tuple(value for values in wanted.values() for value in values)
-
-    def some(self, jobs: Sequence[int]) -> list[Row]:
-        """The named jobs that exist, in order."""
-        wanted = set(jobs)
-        return [row for row in self._read("job BETWEEN ? AND ? ORDER BY job", (min(jobs), max(jobs))) if row["job"] in wanted]
-
-    def last_finished(self, count: int) -> list[Row]:
-        """The newest finished trainings, at most `count`, the newest first."""
-        return self._read("kind='train' AND state='finished' ORDER BY job DESC LIMIT ?", (count,))
-
-    def active(self) -> list[Row]:
-        """Jobs that are queued, starting or running."""
-        return self._read("state IN ('queued','starting','running') ORDER BY job")
-
-    def claim(self, slot: str, kinds: Sequence[str]) -> Row | None:
-        """Take the oldest queued job of these kinds for a slot; flags every live job when there is more than one."""
+        Args:
+            slot: name of the slot; None comes back where another job holds it with which this one may not share.
+            kinds: what the slot takes.
+            room: bytes of its memory that trainings may share; None = one job at a time.
+        """
         with self._write() as db:
-            query = f"SELECT job FROM jobs WHERE state='queued' AND kind IN ({_marks(kinds)}) ORDER BY job LIMIT 1"
+            query = f"SELECT * FROM jobs WHERE state='queued' AND kind IN ({marks(kinds)}) ORDER BY position LIMIT 1"
             found = db.execute(query, tuple(kinds)).fetchone()
-            if found is None:
+            beside = db.execute("SELECT * FROM jobs WHERE slot=? AND state IN ('starting','running')", (slot,)).fetchall()
+            if found is None or not sharing.fits([*beside, found], room):
                 return None
             job = found["job"]
             db.execute("UPDATE jobs SET state='starting', slot=?, started=? WHERE job=?", (slot, time.time(), job))
@@ -238,9 +104,23 @@ class Store:
         """The worker has done `step` of `steps` optimizer steps."""
         return self._set(job, {"step": step, "steps": steps}, ("running",), attempt)
 
-    def end(self, job: int, attempt: int, state: str, reason: str | None) -> bool:
-        """A live attempt is over."""
-        return self._set(job, {"state": state, "reason": reason, "ended": time.time(), "intent": None}, LIVE, attempt)
+    def end(self, job: int, attempt: int, state: str, reason: str | None, failure: str | None = None) -> bool:
+        """A live attempt is over; where its experiment asks for it, the runs of it that still wait are held.
+
+        Args:
+            job, attempt, state, reason: of the row.
+            failure: JSON of a `failures.Failure`.
+        """
+        values = {"state": state, "reason": reason, "failure": failure, "ended": time.time(), "intent": None}
+        with self._write() as db:
+            changed = self._change(db, job, values, LIVE, attempt)
+            row = db.execute("SELECT * FROM jobs WHERE job=?", (job,)).fetchone()
+            if changed and state == "failed" and row["kind"] == "train" and row["on_error"] == "hold":
+                failed = f"job {job} ({row['label']}, seed {row['seed']})"
+                why = f"held because {failed} of this experiment failed: see why, then resume or cancel this run."
+                waiting = "experiment=? AND kind='train' AND state='queued'"
+                db.execute(f"UPDATE jobs SET state='paused', reason=? WHERE {waiting}", (why, row["experiment"]))
+            return changed
 
     def requeue(self, job: int, attempt: int, states: Sequence[str] = ("starting",)) -> bool:
         """Put back a job whose worker never came to life, or went down with the machine; a late worker is then refused."""
@@ -248,12 +128,46 @@ class Store:
 
     def pause(self, job: int) -> bool:
         """Hold a waiting job back, or ask a live training to make room; False if it is neither."""
-        return self._set(job, {"state": "paused"}, ("queued",)) or self._set(job, {"intent": "pause"}, LIVE)
+        return self._set(job, {"state": "paused", "reason": HELD}, ("queued",)) or self._set(job, {"intent": "pause"}, LIVE)
 
     def resume(self, job: int, attempt: int) -> bool:
         """Queue a paused job again; its steps stay, because it goes on where it stood."""
-        kept = {name: value for name, value in FRESH.items() if name not in ("step", "steps")}
-        return self._set(job, {**kept, "state": "queued", "attempt": attempt + 1}, ("paused",), attempt)
+        return self._set(job, {**GOES_ON, "state": "queued", "attempt": attempt + 1}, ("paused",), attempt)
+
+    def hold_all(self, experiment: str) -> int:
+        """Hold back every waiting run of an experiment's id; returns how many."""
+        waiting = "experiment=? AND kind='train' AND state='queued'"
+        with self._write() as db:
+            return db.execute(f"UPDATE jobs SET state='paused', reason=? WHERE {waiting}", (HELD, experiment)).rowcount
+
+    def release_all(self, experiment: str) -> int:
+        """Queue every paused run of an experiment's id again, in its place; returns how many."""
+        changes = ",".join(f"{name}=?" for name in GOES_ON)
+        with self._write() as db:
+            found = db.execute(
+                f"UPDATE jobs SET {changes}, state='queued', attempt=attempt+1 WHERE experiment=? AND state='paused'",
+                (*GOES_ON.values(), experiment),
+            )
+            return found.rowcount
+
+    def move(self, job: int, where: str) -> bool:
+        """Give a waiting job another place: `first`, or `up` or `down` by one; False if it does not wait."""
+        with self._write() as db:
+            row = db.execute("SELECT * FROM jobs WHERE job=? AND state='queued'", (job,)).fetchone()
+            if row is None:
+                return False
+            if where == "first":
+                query = "UPDATE jobs SET position=(SELECT min(position) FROM jobs) - 1 WHERE job=?"
+                db.execute(query, (job,))
+                return True
+            side, way = ("<", "DESC") if where == "up" else (">", "ASC")
+            kinds = ("train",) if row["kind"] == "train" else SHORT_KINDS
+            query = f"SELECT job, position FROM jobs WHERE state='queued' AND kind IN ({marks(kinds)})"
+            query += f" AND position {side} ? ORDER BY position {way} LIMIT 1"
+            if other := db.execute(query, (*kinds, row["position"])).fetchone():
+                db.execute("UPDATE jobs SET position=? WHERE job=?", (other["position"], job))
+                db.execute("UPDATE jobs SET position=? WHERE job=?", (row["position"], other["job"]))
+            return True
 
     def retry(self, job: int, attempt: int) -> bool:
         """Queue a failed or cancelled job once more, as a new attempt."""
@@ -265,9 +179,16 @@ class Store:
         return self._set(job, values, ("queued", "paused")) or self._set(job, {"intent": "cancel"}, LIVE)
 
     def remove(self, job: int) -> bool:
-        """Forget a job that is not live."""
+        """Forget a job that is not live; its run in MLflow is remembered until MLflow knows that it is gone."""
+        where = "FROM jobs WHERE job=? AND state NOT IN ('starting','running')"
         with self._write() as db:
-            return db.execute("DELETE FROM jobs WHERE job=? AND state NOT IN ('starting','running')", (job,)).rowcount == 1
+            db.execute(f"INSERT OR IGNORE INTO gone SELECT mlflow_id, ? {where} AND mlflow_id IS NOT NULL", (time.time(), job))
+            return db.execute(f"DELETE {where}", (job,)).rowcount == 1
+
+    def forget(self, mlflow_id: str) -> None:
+        """MLflow knows that this run was deleted here."""
+        with self._write() as db:
+            db.execute("DELETE FROM gone WHERE mlflow_id=?", (mlflow_id,))
 
     def quiet(self, farewell: Path) -> bool:
         """If nothing is queued or live, remove the daemon's ready file in the same transaction: no job can slip in between."""
@@ -277,18 +198,9 @@ class Store:
             farewell.unlink(missing_ok=True)
             return True
 
-    def unnamed(self) -> list[Row]:
-        """Trainings that MLflow should know (waiting, live, or ended after they began) and does not yet."""
-        wanted = "state IN ('queued','starting','running') OR started IS NOT NULL"
-        return self._read(f"kind='train' AND mlflow_id IS NULL AND ({wanted}) ORDER BY job")
-
     def named(self, job: int, mlflow_id: str) -> None:
         """Remember the MLflow run of a job."""
         self._set(job, {"mlflow_id": mlflow_id}, STATES)
-
-    def untold(self) -> list[Row]:
-        """Jobs that ended in a state which MLflow has not accepted yet."""
-        return self._read(f"mlflow_id IS NOT NULL AND state IN ({_marks(ENDED)}) AND told IS NOT state ORDER BY job", ENDED)
 
     def told(self, job: int, attempt: int, state: str) -> None:
         """MLflow accepted this end of this attempt."""

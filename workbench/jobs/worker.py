@@ -16,13 +16,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from workbench.core import failpoints
 from workbench.core.locks import Alive, run_lock
 from workbench.jobs import processes, wire
+from workbench.jobs.desk import Desk
 from workbench.jobs.store import NAME, Row, Store
 
 if TYPE_CHECKING:
     from workbench.core.events import Event, Reporter
     from workbench.core.run_spec import Placed, RunSpec
+    from workbench.jobs.failures import Failure
 
 WISH_EVERY, PROGRESS_EVERY = 0.2, 1.0
 SHORT = MappingProxyType({
@@ -37,7 +40,7 @@ SHORT = MappingProxyType({
 class Progress:
     """The reporter that the training sees: passes events on and keeps the row's step and intent, both rate-limited."""
 
-    def __init__(self, store: Store, row: Row) -> None:
+    def __init__(self, store: Store | Desk, row: Row) -> None:
         self.store, self.job, self.attempt = store, row["job"], row["attempt"]
         self.step = self.steps = 0
         self.current = True  # False once the row has moved on to another attempt
@@ -51,11 +54,15 @@ class Progress:
 
         if self.inner is not None:
             self.inner.emit(event)
+            failpoints.reach("event.written")
         side_work = isinstance(event, events.Phase) and event.name in ("loading", "preparing", "evaluating", "saving")
+        if side_work and event.name == "evaluating":
+            failpoints.reach("evaluation")
         if isinstance(event, events.Started | events.Phase) and event.steps and not side_work:
             self.steps = max(self.steps, event.steps)  # a phase is a part of what was announced at the start
         elif isinstance(event, events.Step):
             self.step = event.step
+            failpoints.reach("step")
         else:
             return
         if time.monotonic() - self._written >= PROGRESS_EVERY:
@@ -107,18 +114,17 @@ def _prepare(spec: "RunSpec", placed: "Placed") -> "Placed":
     return placed
 
 
-def _reporter(store: Store, row: Row, folder: Path, wish: Callable[[], Any]) -> "Reporter":
+def _reporter(store: Store | Desk, row: Row, folder: Path, wish: Callable[[], Any]) -> "Reporter":
+    from tracking import client
     from tracking.reporter import FileReporter
-    from workbench.jobs.record import ensure_run, read_spec
+    from workbench.jobs.record import read_spec
     from workbench.train import checkpoint
 
-    mlflow_id = row["mlflow_id"]
-    try:
-        mlflow_id = ensure_run(store, store.row(row["job"]) or row)
-    except Exception as error:  # tracking must never stop a training: the daemon makes the run and sends the events later
-        print(f"tracking: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    known = (store.row(row["job"]) or row)["mlflow_id"] or ""  # else the sender finds it: no training waits for a server
+    if isinstance(store, Desk) and not client.shared():
+        known = None  # the daemon sends the events at the end
     found = checkpoint.find(folder, read_spec(folder)) if row["attempt"] > 1 else None
-    return FileReporter(folder, row["attempt"], mlflow_id, wish, 0 if found is None else found[1]["offset"])
+    return FileReporter(folder, row["attempt"], known, wish, 0 if found is None else found[1]["offset"])
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ def _training(row: Row, folder: Path, progress: Progress, wiring: Wiring) -> dic
     progress.inner = reporter = wiring.reporter(progress.store, row, folder, progress.wish)
     try:
         progress.emit(Started(steps=0, attempt=row["attempt"], device=placed.device, threads=placed.threads))
+        failpoints.reach("loaded")
         return wiring.train(spec, progress, folder, placed)
     finally:
         progress.flush()
@@ -168,24 +175,30 @@ def _short_work(row: Row, folder: Path, wiring: Wiring) -> dict[str, Any]:
     return getattr(import_module(module), function)(request, folder)
 
 
-def _work(row: Row, folder: Path, progress: Progress, wiring: Wiring) -> tuple[str, str | None, dict[str, Any] | None]:
-    """Do the job; returns state, reason and result, never raises."""
+def _work(
+    row: Row, folder: Path, progress: Progress, wiring: Wiring
+) -> tuple[str, "str | Failure | None", dict[str, Any] | None]:
+    """Do the job; returns state, reason (of what failed: all that is known) and result, never raises."""
+    from workbench.core.errors import WorkbenchError
     from workbench.core.events import Stopped
-    from workbench.jobs.failures import Terminated, sentence
+    from workbench.jobs.failures import Failure, Terminated, explain
 
     try:
         result = _training(row, folder, progress, wiring) if row["kind"] == "train" else _short_work(row, folder, wiring)
+        if not (folder / "placement.json").exists():  # what is written now makes no whole run any more
+            raise WorkbenchError("the run folder must stay while the run works; it was deleted: submit the run again.")
         return "finished", None, wire.plain(result)
     except Stopped as stop:
+        failpoints.reach("wish.seen")
         wish = str(stop) or "cancel"
         return ("paused", None, None) if wish == "pause" else ("cancelled", "cancelled on request", None)
     except (KeyboardInterrupt, Terminated):
         if progress.wish(now=True) == "cancel":
             return "cancelled", "cancelled on request", None
-        return "failed", "the worker was told to stop from outside the workbench; retry the run.", None
+        return "failed", Failure("stopped", "the worker was told to stop from outside the workbench; retry the run."), None
     except BaseException as error:
         traceback.print_exc()
-        return "failed", sentence(error), None
+        return "failed", explain(error), None
 
 
 def _terminate(*_: Any) -> None:
@@ -194,7 +207,7 @@ def _terminate(*_: Any) -> None:
     raise Terminated
 
 
-def _started(folder: Path, store: Store) -> Row | None:
+def _started(folder: Path, store: Store | Desk) -> Row | None:
     placement = wire.read_json(folder / "placement.json") or {}
     row = store.run(folder.name)
     if row is None or row["attempt"] != placement.get("attempt"):
@@ -203,25 +216,36 @@ def _started(folder: Path, store: Store) -> Row | None:
     return row if store.began(row["job"], row["attempt"], pid, processes.created(pid)) else None
 
 
-def main(folder: Path, wiring: Wiring | None = None) -> int:
+def main(folder: Path, wiring: Wiring | None = None, away: bool = False) -> int:
     """Run the job of a run folder.
+
+    Args:
+        folder: the run folder.
+        wiring: what it is put together from.
+        away: this is another machine than the daemon's: no lock, and the desk instead of the job store.
 
     Returns:
         0 finished, 1 any other verdict, 3 nothing done because the job belongs to another worker or attempt.
     """
     folder = folder.resolve()
     home = folder.parents[1]
+    if not folder.is_dir():  # before a lock is made: nothing may appear where no home is
+        print(f"there is no run folder {folder}", file=sys.stderr)
+        return 3
+    failpoints.reach("lock.before")
     lock = Alive(run_lock(home, folder.name))
-    if not lock.take(wait=2.0):
+    if not away and not lock.take(wait=2.0):
         print("another worker holds this run", file=sys.stderr)
         return 3
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the daemon with it ignored
     signal.signal(signal.SIGTERM, _terminate)
-    with Store(home / NAME) as store:
+    failpoints.reach("lock.after")
+    with Desk(folder) if away else Store(home / NAME) as store:
         row = _started(folder, store)
         if row is None:
             print("this attempt is not the current one", file=sys.stderr)
             return 3
+        failpoints.reach("began")
         progress = Progress(store, row)
         state, reason, result = _work(row, folder, progress, wiring or Wiring())
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -232,9 +256,14 @@ def main(folder: Path, wiring: Wiring | None = None) -> int:
             return 3
         if result is not None and "neighbours" in result:
             result["neighbours"] = bool(now["neighbours"])  # others may have come after the start
+        failure = None if reason is None or isinstance(reason, str) else reason.plain()
+        reason = failure["sentence"] if failure else reason
         print(f"{state}: {reason}" if reason else state, flush=True)
         verdict = {"state": state, "reason": reason, "attempt": row["attempt"], "ended": time.time(), "result": result}
+        verdict["failure"] = failure
+        failpoints.reach("verdict.before")
         wire.write_json(folder / "verdict.json", verdict)
+        failpoints.reach("verdict.written")
     return 0 if state == "finished" else 1
 
 
@@ -246,7 +275,7 @@ def _leave(code: int) -> None:
 
 if __name__ == "__main__":
     try:
-        _code = main(Path(sys.argv[1]))
+        _code = main(Path(sys.argv[1]), away="--desk" in sys.argv[2:])
     except BaseException:
         traceback.print_exc()
         _code = 1

@@ -4,11 +4,7 @@ Base tensors that changed in few places (sparse fine-tuning) are stored as posit
 A folder appears whole or not at all, and is checked against its own sha256 when it is read.
 """
 
-import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from workbench.core import failpoints
+from workbench.core.durable import file_sha256, write_whole
 from workbench.core.errors import WorkbenchError
+from workbench.core.text import coded, named
 from workbench.kernel import registry
 from workbench.kernel.adapter import Adapter
 from workbench.kernel.host import Adapters, adapters_of
@@ -28,6 +27,7 @@ from workbench.kernel.host import Adapters, adapters_of
 META, WEIGHTS, REFERENCE = "workbench_adapter.json", "adapter_model.safetensors", "reference.safetensors"
 FORMAT = 1
 MAX_META_BYTES = 4_000_000
+MAX_HEADER_BYTES = 100_000_000  # what safetensors itself accepts
 SPARSE_SHARE = 0.3
 """Below this share of changed entries a base tensor is stored as positions and values."""
 
@@ -47,41 +47,6 @@ class Stored:
     tensors: dict[str, Tensor]
     head: dict[str, Tensor] = field(default_factory=dict)
     reference: dict[str, Tensor] = field(default_factory=dict)
-
-
-def write_whole(folder: Path, fill: Any) -> None:
-    """Create `folder` by calling fill(temporary folder); it replaces an older one only when complete and on disk."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        work.mkdir()
-        fill(work)
-        for path in [*work.rglob("*"), work]:
-            sync(path)
-        old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.old")
-        if folder.exists():
-            folder.rename(old)
-        work.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-
-
-def sync(path: Path) -> None:
-    """fsync one file or folder."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pack(adapter: Adapter) -> dict[str, Tensor]:
@@ -147,6 +112,7 @@ def save(
             facts["sha256"][REFERENCE] = file_sha256(work / REFERENCE)
         (work / META).write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
         (work / "README.md").write_text(_readme(facts))
+        failpoints.reach("adapter.written")
 
     write_whole(folder, fill)
 
@@ -154,8 +120,8 @@ def save(
 def _readme(facts: Mapping[str, Any]) -> str:
     base = facts.get("base", {})
     return (
-        f"# {facts.get('label') or facts['method']}\n\nAn adapter of the method `{facts['method']}` for the base model "
-        f"`{base.get('source', 'unknown')}` (weights sha256 `{base.get('sha256', 'unknown')}`), "
+        f"# {named(facts.get('label') or facts['method'])}\n\nAn adapter of the method `{facts['method']}` for the base model "
+        f"{coded(base.get('source', 'unknown'))} (weights sha256 `{base.get('sha256', 'unknown')}`), "
         f"task `{facts.get('task', 'none')}`.\n"
         "Load it with `workbench.load_adapter(model, folder)`.\n"
     )
@@ -165,12 +131,23 @@ def _readme(facts: Mapping[str, Any]) -> str:
 def _opened(path: Path) -> Iterator[Any]:
     """A safetensors file; WorkbenchError if it is not a whole one."""
     try:
+        _each_once(path)
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise WorkbenchError(
             f"{path.name} must be a whole safetensors file; reading it fails: {str(error).splitlines()[0]}."
         ) from None
+
+
+def _each_once(path: Path) -> None:
+    """safetensors takes the last of two tensors with one name; which one was meant nobody knows."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        names = json.loads(file.read(size), object_pairs_hook=list) if size < MAX_HEADER_BYTES else []
+    keys = [pair[0] for pair in names if isinstance(pair, tuple)]
+    if len(set(keys)) != len(keys):
+        raise ValueError("a tensor is named twice")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

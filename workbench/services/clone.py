@@ -45,6 +45,10 @@ def clone(experiment: str) -> dict[str, Any]:
         found["models"] = others
     if runs[0]["device"] != "auto":
         found["device"] = runs[0]["device"]
+    if not jobs[0]["exclusive"]:
+        found["exclusive"] = False
+    if jobs[0]["on_error"] != "continue":
+        found["on_error"] = jobs[0]["on_error"]
     if not any(run["base_method"] == "head_only" and not run["modifiers"] and run["recipe"] is None for run in firsts):
         found["baseline"] = False
     parse_spec(found)

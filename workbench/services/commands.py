@@ -119,12 +119,33 @@ def _job(args: Namespace) -> Answer:
         return Answer(text=client.logs(args.job).rstrip("\n"))
     if args.command == "delete":
         row = client.find(args.job)
-        client.delete(args.job)
-        return Answer({"job": row["job"], "deleted": True}, f"job {row['job']} is deleted")
+        freed = client.delete(args.job)
+        answer = {"job": row["job"], "deleted": True, "freed_bytes": freed}
+        return Answer(answer, f"job {row['job']} is deleted; {freed / 1e6:.1f} MB freed")
     row = getattr(client, args.command)(args.job)
     soon = {"cancel": "stops", "pause": "stores where it stands and makes room"}
     words = soon[args.command] if row["state"] in ("starting", "running") else f"is {row['state']}"
     return Answer(row, f"job {row['job']} {words}")
+
+
+def _move(args: Namespace) -> Answer:
+    from workbench.jobs import arranging
+
+    row = arranging.move(args.job, args.where)
+    turns = {job: number for number, job in enumerate(arranging.order(), 1)}
+    turn = turns.get(row["job"])  # it may have begun meanwhile
+    text = f"job {row['job']} is number {turn} of those that wait" if turn else f"job {row['job']} begins"
+    return Answer({"job": row["job"], "turn": turn}, text)
+
+
+def _together(args: Namespace) -> Answer:
+    from workbench.jobs import arranging
+    from workbench.services import results
+
+    experiment = results.find_experiment(args.experiment)
+    count = (arranging.hold if args.command == "hold" else arranging.release)(experiment)
+    done = "held back" if args.command == "hold" else "queued again"
+    return Answer({"experiment": experiment, "runs": count}, f"{count} runs of {experiment} are {done}")
 
 
 def _daemon(args: Namespace) -> Answer:
@@ -251,6 +272,8 @@ COMMANDS: Mapping[str, Callable[[Namespace], Answer]] = MappingProxyType(
         "submit": _submit,
         "jobs": _jobs,
         **dict.fromkeys(("cancel", "pause", "resume", "retry", "delete", "logs"), _job),
+        "move": _move,
+        **dict.fromkeys(("hold", "release"), _together),
         "daemon": _daemon,
         "compare": _compare,
         "predict": _predict,

@@ -71,7 +71,7 @@ def submit(spec: ExperimentSpec) -> dict[str, Any]:
         WorkbenchError: one sentence; nothing was queued and nothing is left behind.
     """
     runs = resolve(spec)
-    jobs = client.submit(runs)
+    jobs = client.submit(runs, spec.exclusive, spec.on_error)
     rows = [
         {"job": j, "run_id": r.run_id, "label": r.label, "method": r.method, "seed": r.seed}
         for j, r in zip(jobs, runs, strict=True)

@@ -1,5 +1,6 @@
 """What came of experiments: rows of runs and their summary, as `run --json` and `compare --json` print them."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ FIGURES = (
 NOTES = ("memory_kind", "precision", "device", "threads", "neighbours", "learning_rate", "search", "search_seconds", "notes")
 JOB = (
     "job", "run_id", "experiment", "name", "kind", "label", "method", "seed", "state", "intent", "step", "steps", "attempt",
-    "reason", "mlflow_id", "submitted", "started", "ended",
+    "reason", "failure", "mlflow_id", "submitted", "started", "ended",
 )  # fmt: skip
 PREDICTED = ("trainable_params", "peak_memory_bytes", "train_seconds")
 
@@ -141,6 +142,7 @@ def _row(job: dict[str, Any]) -> dict[str, Any]:
     row = {name: job[name] for name in ("run_id", "job", "experiment", "label", "method")}
     row |= {name: spec.get(name) for name in ("base_method", "preset", "task", "config", "modifiers", "recipe", "init_from")}
     row |= {name: job[name] for name in ("seed", "state", "reason", "step", "attempt", "mlflow_id")}
+    row["failure"] = failure(job)
     row |= {name: done.get(name) for name in (*FIGURES, *NOTES)}
     row["metrics"], row["validation"] = done.get("metrics") or {}, done.get("validation") or {}
     row["predicted"] = {name: (spec.get("predicted") or {}).get(name) for name in PREDICTED}
@@ -159,8 +161,13 @@ def job_rows(experiment: str | None = None) -> list[dict[str, Any]]:
 
 
 def job_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What outside tools may know of a job's row."""
-    return {name: row[name] for name in JOB}
+    """What outside tools may know of a job's row; `failure` is null, or {cause, sentence, field, lines}."""
+    return {**{name: row[name] for name in JOB}, "failure": failure(row)}
+
+
+def failure(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Why a job failed, where that is known: {cause, sentence, field, lines}."""
+    return json.loads(row["failure"]) if row["failure"] else None
 
 
 def job_of(reference: int | str) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """One run as its screen shows it: spec, verdict, curves, log, and why it failed."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 from tracking import events as tracked
 from workbench.core.paths import run_folder
 from workbench.jobs import client, wire
-from workbench.services import results
+from workbench.services import queue, results
 
 CURVE_POINTS = 2000
 TAIL_LINES = 200
@@ -29,8 +30,8 @@ def view(reference: int | str) -> dict[str, Any]:
         reference: job number, run id, or unique beginning of a run id.
 
     Returns:
-        {job (the row), row (as in a comparison), spec, verdict, placement, curves, log, failure}. `failure` is the one
-        sentence of a run that failed, else empty.
+        {job (the row), row (as in a comparison), spec, verdict, placement, curves, log, failure, quiet}. `failure` is
+        {cause, sentence, field, lines} of a run that failed, else null; `quiet` as in the queue's rows.
 
     Raises:
         WorkbenchError: none or several runs match.
@@ -45,8 +46,15 @@ def view(reference: int | str) -> dict[str, Any]:
         "placement": wire.read_json(folder / "placement.json"),
         "curves": curves(folder, job["attempt"]),
         "log": "\n".join(client.logs(job["job"]).splitlines()[-TAIL_LINES:]),
-        "failure": (job["reason"] or "the run failed without a reason; see its log.") if job["state"] == "failed" else "",
+        "failure": _failure(job) if job["state"] == "failed" else None,
+        "quiet": queue.quiet(job, time.time()),
     }
+
+
+def _failure(job: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a failed run; a run of an earlier version has its sentence alone."""
+    said = job["reason"] or "the run failed without a reason; see its log."
+    return results.failure(job) or {"cause": "other", "sentence": said, "field": "", "lines": []}
 
 
 def curves(folder: Path, attempt: int | None = None) -> dict[str, list[dict[str, Any]]]:

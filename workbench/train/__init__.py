@@ -23,6 +23,10 @@ def run(spec: RunSpec, reporter: Reporter, folder: Path, placed: Placed) -> dict
         Stopped: the person asked for it.
         WorkbenchError: the run cannot be done; one sentence.
     """
+    if spec.training.processes > 1:
+        from workbench.train import several
+
+        return several.run(spec, reporter, Path(folder), placed)
     from workbench.train.session import Session  # here, because importing torch takes seconds
 
     return Session(spec, reporter, Path(folder), placed).run()

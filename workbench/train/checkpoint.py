@@ -4,20 +4,22 @@
 file and of the RunSpec. A checkpoint appears whole or not at all, and one that does not fit is passed over for an older one.
 """
 
+import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.core import failpoints
+from workbench.core.durable import file_sha256, make_folder, remove, sync, write_whole
 from workbench.core.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOLDER, STATE, TENSORS = "checkpoint", "state.json", "state.safetensors"
+FOLDER, STATE, TENSORS, EVENTS = "checkpoint", "state.json", "state.safetensors", "events.jsonl"
 FORMAT = 1
 
 
@@ -42,19 +44,21 @@ def write(folder: Path, spec: RunSpec, step: int, plain: Mapping[str, Any], tens
     """
     from safetensors.torch import save_file
 
-    from workbench.kernel.state import file_sha256, write_whole
-
     home = folder / FOLDER
-    home.mkdir(exist_ok=True)
+    make_folder(home)
+    if (events := folder / EVENTS).exists():
+        sync(events)  # a checkpoint names its length; a power cut must not leave it shorter
 
     def fill(work: Path) -> None:
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, work / TENSORS)
         facts = {"format": FORMAT, "spec": digest(spec), "sha256": file_sha256(work / TENSORS), **plain}
         (work / STATE).write_text(json.dumps(facts), encoding="utf-8")
+        failpoints.reach("checkpoint.written")
 
     write_whole(home / f"step-{step:08d}", fill)
+    failpoints.reach("checkpoint.renamed")
     for old in _all(folder)[: -max(keep, 1)]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
 
 
 def _all(folder: Path) -> list[Path]:
@@ -64,7 +68,8 @@ def _all(folder: Path) -> list[Path]:
 
 def clear(folder: Path) -> None:
     """Forget the checkpoints of a run folder."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove(folder / FOLDER)
 
 
 def find(folder: Path, spec: RunSpec) -> tuple[Path, dict[str, Any]] | None:

@@ -172,19 +172,31 @@ class Loop:
         """Forward and backward of one optimizer step; (mean loss, examples)."""
         adamw.zero_grad(set_to_none=True)
         total, seen, parts = 0.0, 0, self.training.gradient_accumulation
-        for _ in range(parts):
+        for part in range(parts):
             group = next(stream)
-            batch = self.models.task.batch(group).to(self.device)
-            with self.casting():
-                loss = self.recipe.step(batch)
-            (loss / parts).backward()
-            total, seen = total + loss.item() / parts, seen + len(group)
+            total, seen = total + self._backward(group, (step - 1) * parts + part), seen + len(group)
+        total = self._gathered(trainable, total, step)
         if not math.isfinite(total):
             raise RateFailed(f"the loss became {total} at step {step}; lower learning_rate, or set clip.")
         self.recipe.before_update()
         if self.training.clip is not None:
             torch.nn.utils.clip_grad_norm_(trainable, self.training.clip)
         return total, seen
+
+    def _backward(self, group: Sequence[Example], number: int) -> float:
+        """Forward and backward of the run's `number`-th batch; its part of the step's loss."""
+        return self._weighed(group, 1.0)
+
+    def _weighed(self, group: Sequence[Example], weight: float) -> float:
+        batch = self.models.task.batch(group).to(self.device)
+        with self.casting():
+            loss = self.recipe.step(batch) * weight if weight != 1.0 else self.recipe.step(batch)
+        (loss / self.training.gradient_accumulation).backward()
+        return loss.item() / self.training.gradient_accumulation
+
+    def _gathered(self, trainable: Sequence[Tensor], loss: float, step: int) -> float:
+        """The step's loss, once the gradients are those of the whole batch."""
+        return loss
 
     def _validated(self, done: Outcome, best: "_Best") -> bool:
         done.validation = self.validate()
@@ -223,7 +235,7 @@ class _Best:
             return False
         task = self.models.task
         value = metrics[task.metric] if task.greater_is_better else -metrics[task.metric]
-        if self.value is None or value > self.value:
+        if not math.isnan(value) and (self.value is None or value > self.value):  # what is not defined is not better
             self.value, self.waited, self.metrics = value, 0, metrics
             self.state = [t.detach().clone() for t in moving(self.models)]
         else:

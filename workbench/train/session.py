@@ -29,7 +29,7 @@ from workbench.train import batching, checkpoint, telling
 from workbench.train.building import ADAPTER, build
 from workbench.train.loop import Loop
 from workbench.train.search import Search, Trial
-from workbench.train.watching import Outcome
+from workbench.train.watching import Outcome, RateFailed
 
 REFERENCE_ROWS = 8
 BEST = "search.safetensors"
@@ -42,6 +42,8 @@ SCORING_BATCHES = 8
 
 class Session:
     """Holds what one run needs while it lives; `run` is the whole story."""
+
+    loop: type[Loop] = Loop
 
     def __init__(self, spec: RunSpec, reporter: Reporter, folder: Path, placed: Placed) -> None:
         self.spec, self.reporter, self.folder, self.placed = spec, reporter, folder, placed
@@ -97,6 +99,7 @@ class Session:
             if str(stop) == "pause":
                 self.keep_end()
             raise
+        metrics = self._defined(metrics)
         self.reporter.emit(Evaluated(trial.last, "test", metrics))
         evaluation.write(predictions, "test", self.folder, self.entries)
         costs = trial.costs | {"eval_seconds": time.time() - start, "metrics": metrics, "base_sha256": sha}
@@ -116,7 +119,7 @@ class Session:
         cls = tasks.find(spec.task)
         check_unchanged(spec.data)
         splits = load_table(spec.data, cls.parts)
-        folder = resolve_model(spec.model.source, spec.model.revision, spec.model.trust_remote_code)
+        folder = resolve_model(spec.model.source, spec.model.revision)
         sha = weights_sha256(folder)
         if spec.model.sha256 and sha != spec.model.sha256:
             raise WorkbenchError(f"the weights of {spec.model.source} have changed since this run was planned; submit it again.")
@@ -137,9 +140,9 @@ class Session:
         begin, self.begin = self.begin, None
         if begin is not None:
             self.peak = max(self.peak, begin.plain["peak"])
-        loop = Loop(models, recipe, training, self.spec.seed, rate, reporter, self.device, self.casting,
-                    lambda: self._judge(models, self.examples["validation"])[1], self._keep, begin,
-                    SAVE_EVERY if training.keep_checkpoints else math.inf)  # fmt: skip
+        loop = self.loop(models, recipe, training, self.spec.seed, rate, reporter, self.device, self.casting,
+                         lambda: self._judge(models, self.examples["validation"])[1], self._keep, begin,
+                         SAVE_EVERY if training.keep_checkpoints else math.inf)  # fmt: skip
         per_epoch = batching.steps_per_epoch(len(rows), training.batch_size, training.gradient_accumulation)
         done = loop.run(rows, self.steps, training.eval_every or per_epoch)
         if self.search is None:  # in a search it would hold the losers' models
@@ -178,10 +181,13 @@ class Session:
 
     def _precision(self) -> str:
         wanted = self.spec.training.precision
-        chosen = measure.faster_precision(self.device, self.placed.threads) if wanted == "auto" else wanted
+        chosen = self._faster() if wanted == "auto" else wanted
         if chosen == "bf16":
             self.casting = lambda: torch.autocast(self.device.split(":")[0], torch.bfloat16)
         return chosen
+
+    def _faster(self) -> str:
+        return measure.faster_precision(self.device, self.placed.threads)
 
     def _rates(self) -> tuple[float, ...]:
         given = self.spec.training.learning_rate
@@ -219,6 +225,15 @@ class Session:
 
         size = 2 * self.spec.training.batch_size
         return evaluation.evaluate(models.task, models.host, rows, size, self.device, self.casting, heed, self.entries)
+
+    def _defined(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The metrics that the test rows define, with a note on the others; a model that its last steps broke is refused."""
+        loss = metrics.get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise RateFailed(f"the loss of the test rows is {loss}; lower learning_rate, or set clip.")
+        odd = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+        self.notes += [f"{name} of the test rows is not defined: it came out as {value}." for name, value in odd.items()]
+        return {name: value for name, value in metrics.items() if name not in odd}
 
     def _costs(self, models: Models, recipe: recipes.Recipe, done: Outcome) -> dict[str, Any]:
         """The result's figures that follow from the models and the loop."""

@@ -1,7 +1,9 @@
 """The live table of the Runs screen and what one may do with the chosen rows."""
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +19,17 @@ ICONS = {
     "retry": ":material/replay:",
     "delete": ":material/delete:",
 }
+MOVES = {"first": ":material/vertical_align_top:", "up": ":material/arrow_upward:", "down": ":material/arrow_downward:"}
 DOES = {  # what cannot be undone is asked once more
     "cancel": "Cancelling stops a run; what it has learnt so far is lost.",
     "retry": "A retry starts the run again under the same id: from its checkpoint if it was killed, else afresh.",
-    "delete": "Deleting removes the run's folder with its adapter, predictions and log. MLflow keeps its record.",
+    "delete": "Deleting removes the adapter, checkpoints, predictions and log, and MLflow's copy of the adapter. MLflow keeps "
+    "the figures; what you exported stays.",
 }
+SAID_FOR = 15.0
+"""Seconds for which an answer to a button stays."""
+EVERY = 1.5
+"""Seconds between two looks at the queue, so that an event is on the page within two."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +76,17 @@ def _span(page: int, most: int) -> str:
 
 
 def live(part: Part) -> None:
-    """The table; it follows the queue every two seconds while something is going on."""
-    busy = any(queue.counts(part.experiment).get(state) for state in queue.LIVE)
-    st.fragment(_table, run_every="2s" if busy else None)(part, busy)
+    """The table; it follows the queue, also when somebody else submits or resumes while nothing is going on."""
+    st.fragment(_table, run_every=EVERY)(part)
 
 
-def _table(part: Part, was_busy: bool) -> None:
+def _table(part: Part) -> None:
     with notices.shown():
         rows, number = queue.rows(part.experiment, part.states, skip=part.skip), queue.counts(part.experiment)
         if not number:
             notices.empty("Nothing has been queued yet.", "build", "Build an experiment")
             return
-        _counts(rows, number)
+        _counts(part.experiment, number)
         if rows:
             event = tables.show(
                 tables.jobs(rows), "The queue", columns=tables.job_columns(), on_select="rerun", selection_mode="multi-row",
@@ -88,19 +95,34 @@ def _table(part: Part, was_busy: bool) -> None:
             _actions([rows[i] for i in event.selection.rows if i < len(rows)])
         else:
             notices.empty("No job is in this state.")
-        if was_busy and not any(number.get(state) for state in queue.LIVE):
-            st.rerun()  # the last run is over: the timer stops
 
 
-def _counts(rows: Sequence[Mapping[str, Any]], number: Mapping[str, int]) -> None:
+def _counts(experiment: str | None, number: Mapping[str, int]) -> None:
+    """How many are in which state, when all will be done, and one hand on all that waits of an experiment."""
     joined = {**number, "running": number.get("running", 0) + number.get("starting", 0)}
-    with st.container(horizontal=True):
-        for state in ("running", "queued", "finished", "failed", "cancelled"):
+    with st.container(horizontal=True, vertical_alignment="center"):
+        for state in ("running", "queued", "paused", "finished", "failed", "cancelled"):
             if joined.get(state):
                 st.markdown(f"{notices.state(state)} {joined[state]:,}", width="content")
-        left = [row["remaining"] for row in rows if row["remaining"] is not None]
-        if left:
-            st.markdown(f":gray[present run: about {words.duration(max(left))} left]", width="content")
+        if experiment and number.get("queued"):
+            tip = "What runs goes on; the others wait until they are released."
+            st.button("Hold all", icon=ICONS["pause"], key="runs.hold", on_click=_all, args=(queue.hold, experiment), help=tip)
+        if experiment and number.get("paused"):
+            tip = "Everything that is paused is queued again, in its place."
+            st.button(
+                "Release all", icon=ICONS["resume"], key="runs.release", on_click=_all, args=(queue.release, experiment), help=tip
+            )
+    if (found := queue.estimate(experiment)) is not None:
+        many = f"these {found.runs:,} runs are" if found.runs > 1 else "this run is"
+        st.caption(f"About {words.duration(found.seconds)} until {many} done (an estimate from {found.basis}).")
+    since, text, bad = st.session_state.get("runs.said", (-SAID_FOR, "", False))
+    if time.monotonic() - since < SAID_FOR:  # the table is drawn again and again
+        notices.problem(text) if bad else st.success(text, icon=":material/check:")
+
+
+def _all(act: Callable[[str], int], experiment: str) -> None:
+    with _telling():
+        act(experiment)
 
 
 def _actions(picked: Sequence[Mapping[str, Any]]) -> None:
@@ -123,8 +145,24 @@ def _actions(picked: Sequence[Mapping[str, Any]]) -> None:
                 numbers = tuple(row["job"] for row in able)
                 key = f"runs.{action}.{tables.fingerprint(numbers)}"
                 st.button(f"{action.capitalize()} {len(able)}", icon=ICONS[action], key=key, on_click=_do, args=(action, numbers))
-            if told := st.session_state.pop(f"runs.told.{action}", ""):
-                notices.problem(told)
+        _moves([row for row in picked if row["turn"]])
+    if len(picked) == 1 and (note := tables.note(picked[0])):
+        st.caption(notices.plain(notices.capital(note)))
+
+
+def _moves(waiting: Sequence[Mapping[str, Any]]) -> None:
+    """Another place in the queue: several keep their order among themselves."""
+    ordered = [row["job"] for row in sorted(waiting, key=lambda row: row["turn"])]
+    for where in ("first", "up", "down") if len(ordered) == 1 else ("first",) if ordered else ():
+        text = f"Move {len(ordered)} first" if len(ordered) > 1 else f"Move {where}"
+        key = f"runs.{where}.{tables.fingerprint(ordered)}"
+        st.button(text, icon=MOVES[where], key=key, on_click=_move, args=(ordered, where))
+
+
+def _move(jobs: Sequence[int], where: str) -> None:
+    with _telling():
+        for job in reversed(jobs):
+            queue.move(job, where)
 
 
 def _confirm(action: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -134,7 +172,8 @@ def _confirm(action: str, rows: Sequence[Mapping[str, Any]]) -> None:
         st.markdown(
             f"**{action.capitalize()} {', '.join(f'job {n}' for n in numbers[:12])}{' …' if len(numbers) > 12 else ''}?**"
         )
-        st.caption(DOES[action])
+        frees = f" It frees about {words.size(queue.held_bytes(numbers))} on disk." if action == "delete" else ""
+        st.caption(DOES[action] + frees)
         st.button(
             f"Yes, {action}",
             key=f"runs.{action}.{tables.fingerprint(numbers)}",
@@ -145,10 +184,22 @@ def _confirm(action: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _do(action: str, numbers: Sequence[int]) -> None:
+    freed, done = 0, 0
+    st.session_state.pop("runs.said", None)
+    for number in numbers:
+        with _telling():
+            freed, done = freed + queue.act(action, number), done + 1
+    if action == "delete" and done == len(numbers):
+        jobs = f"{done:,} jobs" if done > 1 else f"Job {numbers[0]}"
+        st.session_state["runs.said"] = time.monotonic(), f"{jobs} deleted; {words.size(freed)} freed.", False
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Keep what a callback has to complain of until the page is drawn."""
     from workbench.core.errors import WorkbenchError
 
-    for number in numbers:
-        try:
-            queue.act(action, number)
-        except WorkbenchError as error:
-            st.session_state[f"runs.told.{action}"] = str(error)
+    try:
+        yield
+    except WorkbenchError as error:
+        st.session_state["runs.said"] = time.monotonic(), str(error), True

@@ -7,7 +7,7 @@ import streamlit as st
 
 from workbench.figures import counts, curves
 from workbench.services import outcomes, queue, results, runs
-from workbench.ui import notices, plots, tables, words
+from workbench.ui import notices, plots, queueing, tables, words
 
 
 def pick() -> str:
@@ -26,32 +26,50 @@ def pick() -> str:
     )
     if chosen != asked:
         st.query_params["run"] = chosen
-    return chosen
+    return chosen or found
 
 
 def live(run_id: str) -> None:
-    """Head, tiles and curves; they follow the run every two seconds until it is over."""
-    busy = results.state(run_id) in queue.LIVE
-    st.fragment(_live, run_every="2s" if busy else None)(run_id, busy)
+    """Head, tiles and curves; they follow the run until it is finished, within two seconds of each event."""
+    busy = results.state(run_id) != "finished"
+    st.fragment(_live, run_every=queueing.EVERY if busy else None)(run_id, results.state(run_id))
 
 
-def _live(run_id: str, was_busy: bool) -> None:
+def _live(run_id: str, before: str) -> None:
     with notices.shown():
         view = runs.view(run_id)
         job = view["job"]
         st.markdown(f"### {notices.plain(job['label'])}, seed {job['seed']} {notices.state(job['state'])}")
         if view["failure"]:
-            notices.problem(view["failure"])
+            _failure(view["failure"], job)
+        elif job["state"] == "paused":
+            text = job["reason"] or "The run stands still where it was paused; resume it on the Runs page."
+            st.info(notices.plain(notices.capital(text)), icon=":material/pause:")
         elif job["state"] == "cancelled":
             st.warning(notices.plain(job["reason"] or "The run was cancelled."), icon=":material/block:")
         elif job["state"] in queue.LIVE:
             share = min(job["step"] / job["steps"], 1.0) if job["steps"] else 0.0
             phase = view["curves"]["phases"][-1]["name"] if view["curves"]["phases"] else "waiting for its turn"
             st.progress(share, text=f"{phase}, step {job['step']:,} of {job['steps']:,}" if job["steps"] else phase)
+            if view["quiet"] is not None:
+                text = f"No sign of life for {words.duration(view['quiet'])}: it may hang. Look at its log; wait, or cancel it."
+                st.warning(text, icon=":material/hourglass_disabled:")
         _tiles(view)
         _curves(view)
-        if was_busy and job["state"] not in queue.LIVE:
-            st.rerun()
+        if before != job["state"]:
+            st.rerun()  # what stands below follows the state, too
+
+
+def _failure(found: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """Why it failed in one sentence, what to change, and the lines of the log that show it."""
+    notices.problem(found["sentence"])
+    if found["field"]:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"Field to change: :orange-badge[{found['field']}]", width="content")
+            notices.link("build", "Change it and run again", ":material/edit:", clone=job["experiment"])
+    if found["lines"]:
+        st.caption("What the log says")
+        st.code("\n".join(found["lines"]), language=None, wrap_lines=True)
 
 
 def _tiles(view: Mapping[str, Any]) -> None:

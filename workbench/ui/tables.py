@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from workbench.core.text import cell
 from workbench.ui import words
 
 NUMBER = {"Trainable", "Head", "Sites", "Rows", "Runs", "Step"}
@@ -47,7 +48,8 @@ def plan(methods: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def jobs(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The queue, in the order given."""
+    """The queue, in the order given; whose turn it is only while something waits."""
+    waits = any(row["turn"] for row in rows)
     return pd.DataFrame(
         [
             {
@@ -55,15 +57,26 @@ def jobs(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 "What": row["label"] or row["name"],
                 "Seed": row["seed"],
                 "State": row["state"] if not row["intent"] else f"{row['state']}, asked to {row['intent']}",
+                **({"Turn": row["turn"]} if waits else {}),
                 "Progress": row["share"],
                 "Steps": f"{row['step']:,} / {row['steps']:,}" if row["steps"] else words.DASH,
                 "Took": words.duration(row["seconds"]),
                 "Left": f"≈ {words.duration(row['remaining'])}" if row["remaining"] is not None else words.DASH,
-                "Notes": row["reason"] or ("shared the machine" if row["neighbours"] else ""),
+                "Notes": note(row),
             }
             for row in rows
         ]
     )
+
+
+def note(row: Mapping[str, Any]) -> str:
+    """What is to be known of a job besides its state: why it failed or waits, that it says nothing, that it had company."""
+    if row["quiet"] is not None:
+        return f"no sign of life for {words.duration(row['quiet'])}; it may hang"
+    field = (row["failure"] or {}).get("field")
+    if row["reason"] and field:
+        return f"{row['reason']} [{field}]"
+    return row["reason"] or ("shared the machine" if row["neighbours"] else "")
 
 
 def job_columns() -> dict[str, Any]:
@@ -71,13 +84,15 @@ def job_columns() -> dict[str, Any]:
     column = st.column_config
     return {
         "Job": column.NumberColumn(width=55),
-        "What": column.TextColumn(width=150),
-        "Seed": column.NumberColumn(width=55),
-        "State": column.TextColumn(width=90),
-        "Progress": column.ProgressColumn(format="percent", min_value=0, max_value=1, width=110),
-        "Steps": column.TextColumn(width=80),
+        "What": column.TextColumn(width=125),
+        "Seed": column.NumberColumn(width=50),
+        "State": column.TextColumn(width=80),
+        "Turn": column.NumberColumn(width=45, help="Place of a waiting job: 1 is next"),
+        "Progress": column.ProgressColumn(format="percent", min_value=0, max_value=1, width=95),
+        "Steps": column.TextColumn(width=70),
         "Took": column.TextColumn(width=85),
         "Left": column.TextColumn(width=85),
+        "Notes": column.TextColumn(width=240),
     }
 
 
@@ -192,4 +207,4 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     from workbench import compare
 
     frame = compare.frame(rows)
-    return frame.map(lambda v: f"'{v}" if isinstance(v, str) and v[:1] in "=+-@\t\r" else v).to_csv(index=False)
+    return frame.map(cell).to_csv(index=False)

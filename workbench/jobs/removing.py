@@ -1,0 +1,73 @@
+"""Forgetting jobs and giving their disk back."""
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tracking import removal
+from workbench.core.errors import WorkbenchError
+from workbench.core.locks import is_held, run_lock
+from workbench.core.paths import home, jobs_db, run_folder
+from workbench.jobs.store import LIVE, Row, Store
+
+POLL = 0.2
+
+
+def size(folder: Path) -> int:
+    """Bytes that a folder's files take on disk; what vanishes meanwhile counts nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+def _places(row: Row) -> list[Path]:
+    """Everything of a job that is on this disk and ours."""
+    folder = run_folder(row["run_id"])
+    return [place for place in (folder, *removal.copies(folder, row["mlflow_id"])) if place.exists()]
+
+
+def held(jobs: Sequence[int]) -> int:
+    """Bytes that deleting these jobs would free."""
+    with Store(jobs_db()) as store:
+        return sum(size(place) for row in (store.some(jobs) if jobs else ()) for place in _places(row))
+
+
+def delete(row: Row, patience: float) -> int:
+    """Forget a job: its row, its run folder (adapter, checkpoints, predictions, log), MLflow's copy of the adapter, its lock.
+
+    MLflow keeps the run with its figures, marked as deleted here. What was exported elsewhere stays.
+
+    Args:
+        row: the job.
+        patience: seconds in which the daemon may first tell MLflow how the run ended.
+
+    Returns:
+        Bytes freed.
+
+    Raises:
+        WorkbenchError: the job is live.
+    """
+    lock = run_lock(home(), row["run_id"])
+    with Store(jobs_db()) as store:
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and any(one["job"] == row["job"] for one in store.untold()):
+            time.sleep(POLL)
+        row = store.row(row["job"]) or row  # it may have got its name in MLflow meanwhile
+        if row["state"] in LIVE or is_held(lock) or not store.remove(row["job"]):
+            raise WorkbenchError(f"a live job cannot be deleted; cancel job {row['job']} first and wait until it is over.")
+    freed = 0
+    for place in _places(row):
+        aside = home() / "runs" / f".gone-{secrets.token_hex(6)}"  # what stays here of a process that is killed now is swept
+        os.rename(place, aside)  # so that the run is gone at once, however large its folder
+        freed += size(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    lock.unlink(missing_ok=True)
+    return freed

@@ -10,7 +10,7 @@ export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test test-all app check fix mutate throughput plan-bench methods-table gpu
+.PHONY: demo test test-all app check fix mutate throughput plan-bench methods-table gpu faults fuzz papers
 
 demo: $(VENV)/.installed
 	$(BIN)/python -P -m workbench run docs/demo.yaml
@@ -34,7 +34,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -P -m pytest -q -n 2 --dist loadfile tests
 
 test-all: $(VENV)/.installed-dev
-	WORKBENCH_ALL_HOSTS=1 $(BIN)/python -P -m pytest -q -n 2 --dist loadfile --slow tests
+	WORKBENCH_ALL_HOSTS=1 $(BIN)/python -P -m pytest -q -n 2 --dist loadfile --slow --ignore=tests/faults tests
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -47,6 +47,18 @@ fix: $(VENV)/.installed-dev
 
 mutate: $(VENV)/.installed-dev
 	$(BIN)/python -P tests/mutate/run.py
+
+# every fault at every place, then the proof that the net bites; `make test` runs a slice of it
+faults: $(VENV)/.installed-dev
+	$(BIN)/python -P -m pytest -q -n 2 --dist worksteal --slow tests/faults
+	$(BIN)/python -P tests/mutate/run.py --faults
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -P tests/fuzz/run.py --inputs 20000
+
+# every paper whose claim has been shown, one after another; fails at the first that does not hold
+papers: $(VENV)/.installed
+	set -e; for file in workbench/papers/[0-9]*.yaml; do key=$${file##*/???-}; $(BIN)/python -P -m workbench paper $${key%.yaml}; done
 
 gpu:
 	$(PYTHON) -m pytest -q tests/gpu -m gpu -p no:cacheprovider

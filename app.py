@@ -1,10 +1,14 @@
-"""The app: its pages. Start it with `make app`."""
+"""The app: its pages and the door before them. Start it with `make app`."""
 
 import streamlit as st
 
+from workbench.ui import doors
 from workbench.ui.boot import boot
 
-boot()
+PAGES = {
+    "Experiment": {"build": "construction", "runs": "list_alt", "run": "show_chart", "compare": "scatter_plot"},
+    "Library": {"adapters": "extension", "playground": "science", "methods": "menu_book"},
+}  # section -> page -> icon
 
 
 def home() -> None:
@@ -12,18 +16,14 @@ def home() -> None:
     st.switch_page("pages/build.py")
 
 
-pages = {
-    "": [st.Page(home, title="Home", default=True, visibility="hidden")],
-    "Experiment": [
-        st.Page("pages/build.py", title="Build", icon=":material/construction:", url_path="build"),
-        st.Page("pages/runs.py", title="Runs", icon=":material/list_alt:", url_path="runs"),
-        st.Page("pages/run.py", title="Run", icon=":material/show_chart:", url_path="run"),
-        st.Page("pages/compare.py", title="Compare", icon=":material/scatter_plot:", url_path="compare"),
-    ],
-    "Library": [
-        st.Page("pages/adapters.py", title="Adapters", icon=":material/extension:", url_path="adapters"),
-        st.Page("pages/playground.py", title="Playground", icon=":material/science:", url_path="playground"),
-        st.Page("pages/methods.py", title="Methods", icon=":material/menu_book:", url_path="methods"),
-    ],
-}
-st.navigation(pages).run()
+def page(name: str, icon: str) -> st.Page:
+    """One screen under its own address."""
+    return st.Page(f"pages/{name}.py", title=name.capitalize(), icon=f":material/{icon}:", url_path=name)
+
+
+if __name__ == "__main__":  # Streamlit runs this file for every visit, ...
+    boot()
+    first = [st.Page(home, title="Home", default=True, visibility="hidden")]
+    st.navigation({"": first} | {section: [page(*one) for one in some.items()] for section, some in PAGES.items()}).run()
+else:  # ... and imports it once, to start the server
+    app = st.App(__file__, middleware=doors.opened())

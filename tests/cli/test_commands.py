@@ -88,7 +88,7 @@ def test_a_plan_with_a_problem_shows_both(wb, spec, tmp_path):
 
 def test_submit_queues_every_method_and_seed(wb, file, monkeypatch):
     queued = []
-    monkeypatch.setattr(client, "submit", lambda specs: queued.extend(specs) or list(range(1, len(specs) + 1)))
+    monkeypatch.setattr(client, "submit", lambda specs, *_: queued.extend(specs) or list(range(1, len(specs) + 1)))
     code, found, _ = wb("submit", file, "--json")
     assert code == 0
     assert [(j["label"], j["seed"]) for j in found["jobs"]] == [("lora", 0), ("lora", 1), ("head_only", 0), ("head_only", 1)]
@@ -148,7 +148,9 @@ def test_cancel_delete_and_logs(wb, runs, monkeypatch):
     assert wb("cancel", "full", "--json")[1]["state"] == "cancelled"
     code, _, err = wb("cancel", "1")
     assert (code, err) == (2, "only a job that is not over can be cancelled; job 1 is finished.\n")
-    assert wb("delete", "2", "--json")[1] == {"job": 2, "deleted": True}
+    deleted = wb("delete", "2", "--json")[1]
+    assert deleted.pop("freed_bytes") > 0
+    assert deleted == {"job": 2, "deleted": True}
     assert [job["job"] for job in wb("jobs", "--json")[1]] == [1, 3]
     assert wb("retry", "3", "--json")[1]["attempt"] == 2
 
@@ -290,3 +292,19 @@ def test_help_is_printed(capsys):
         main(["--help"])
     assert stop.value.code == 0
     assert "COMMAND" in capsys.readouterr().out
+
+
+def test_the_queue_can_be_arranged(wb, runs, monkeypatch):
+    monkeypatch.setattr(client, "ensure_daemon", lambda: None)
+    plant(run_spec("mine-aaaaaa", "bitfit", 0), "queued")
+    code, found, _ = wb("move", "4", "first", "--json")
+    assert (code, found) == (0, {"job": 4, "turn": 1})
+    code, text, _ = wb("move", "4", "down")
+    assert (code, text.strip()) == (0, "job 4 is number 2 of those that wait")
+    assert wb("hold", "mine", "--json")[1] == {"experiment": "mine-aaaaaa", "runs": 2}
+    code, _, err = wb("move", "4", "up")
+    assert (code, err.strip()) == (2, "only a waiting job has a place in the queue; job 4 is paused.")
+    assert wb("release", "mine")[1].strip() == "2 runs of mine-aaaaaa are queued again"
+    code, _, err = wb("move", "4", "last")
+    assert code == 2
+    assert err.count("\n") == 1

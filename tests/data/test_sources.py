@@ -134,7 +134,7 @@ def test_missing_folder_device_and_address(tmp_path, write):
     one_sentence(lambda: load("https://example.org/a.csv"), "local file")
     one_sentence(lambda: load("bundled/docstring"), "closest: docstrings")
     one_sentence(lambda: load("/dev/zero"), "regular file")
-    one_sentence(lambda: load("a\0b"), "must exist")
+    one_sentence(lambda: load("a\0b"), "must be a path")
     one_sentence(lambda: load("x" * 900 + ".csv"), "path")
     os.mkfifo(tmp_path / "pipe.csv")
     one_sentence(lambda: load(str(tmp_path / "pipe.csv")), "pipe")

@@ -196,7 +196,7 @@ def test_a_full_disk_leaves_nothing(trained: Any, tmp_path: Path, monkeypatch: p
     where = {
         "save_file": "workbench.export.peft.save_file",
         "write_text": "pathlib.Path.write_text",
-        "sync": "workbench.kernel.state.sync",
+        "sync": "workbench.core.durable.sync",
     }
     monkeypatch.setattr(where[place], full)
     with pytest.raises(WorkbenchError, match="the disk is full"):

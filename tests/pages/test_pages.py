@@ -6,9 +6,9 @@ from streamlit.testing.v1 import AppTest
 from tests.conftest import ROOT
 from tests.pages import planting
 from workbench.core.errors import WorkbenchError
-from workbench.jobs import client, engine
+from workbench.jobs import arranging, client, engine
 from workbench.services import adapters, data, experiments, plans, queue
-from workbench.ui import boot
+from workbench.ui import boot, doors
 
 PAGES = ("build", "runs", "run", "compare", "adapters", "playground", "methods")
 TITLES = {"build": "Build an experiment"}
@@ -53,12 +53,12 @@ def test_the_address_without_a_path_leads_to_build(home, answers):
     ],
 )
 def test_a_server_that_others_reach_is_refused(address, hosts, words):
-    assert words in boot.exposure(address, hosts)
+    assert words in doors.exposure(address, hosts)
 
 
 def test_a_page_stops_where_others_reach_the_server(home, cold, monkeypatch):
-    assert boot.exposure("127.0.0.1", ["localhost", "127.0.0.1"]) == ""
-    monkeypatch.setattr(boot, "exposure", lambda *_: "the server must listen on 127.0.0.1 only.")
+    assert doors.exposure("127.0.0.1", ["localhost", "127.0.0.1"]) == ""
+    monkeypatch.setattr(doors, "problem", lambda: "the server must listen on 127.0.0.1 only.")
     at = cold("methods")
     assert told(at) == ["the server must listen on 127.0.0.1 only."]
     assert len(at.title) == 0
@@ -211,6 +211,7 @@ def test_actions_reach_the_queue_and_their_errors_the_page(jobs):
     with pytest.raises(WorkbenchError, match="live job cannot be deleted"):
         queue.act("delete", jobs["running"])
     assert set(queueing.ICONS) == set(queue.ACTIONS)
+    assert set(queueing.MOVES) == set(arranging.PLACES)
     assert set(queueing.DOES) == set(queue.ACTIONS) - {"pause", "resume"}, "what can be undone is not asked twice"
     queue.act("pause", jobs["running"])
     assert client.find(jobs["running"])["intent"] == "pause"

@@ -5,9 +5,14 @@ from collections.abc import Iterable
 
 from pydantic import ValidationError
 
+from workbench.core.text import line
+
 
 class WorkbenchError(Exception):
-    """Something a person asked for cannot be done; the message is one complete sentence."""
+    """Something a person asked for cannot be done; the message is one complete sentence, whatever it quotes."""
+
+    def __init__(self, sentence: str = "") -> None:
+        super().__init__(line(sentence))
 
 
 class NotBuiltYet(WorkbenchError):

@@ -6,6 +6,7 @@ from typing import Any, Literal, overload
 
 from workbench.core.data_spec import DataSpec, entries
 from workbench.core.errors import WorkbenchError, unknown
+from workbench.core.paths import named
 from workbench.core.run_spec import DataRef
 from workbench.data import bundled, files, hub, images, tabular
 
@@ -27,6 +28,7 @@ def kind_of(source: str) -> Kind:
         raise WorkbenchError(
             f"data must be a local file, a folder, bundled/<name> or a Hub id; got {source[:90]!r}: download it."
         )
+    named(source, "data")
     path = Path(source).expanduser()
     try:
         exists = path.exists() or path.is_symlink()
@@ -56,12 +58,12 @@ def _is_split_name(source: str, part: str) -> bool:
 def _resolve_part(source: str, name: str, part: float | str) -> float | str:
     if not isinstance(part, str) or _is_split_name(source, part):
         return part
-    path = Path(part).expanduser()
+    path = named(part, name)
     if not path.exists():
         has = ", ".join(images.parts(Path(source))) if kind_of(source) == "folder" else ""
         splits = f"; the folder has the splits {has}" if has else ""
         raise WorkbenchError(f"{name} must be a fraction, a file or a split of the source; {part[:100]!r} is none{splits}.")
-    return str(path.resolve())
+    return str(path)
 
 
 def pinned(source: str) -> dict[str, str]:
@@ -101,12 +103,12 @@ def _resolved(spec: DataSpec) -> DataRef:
     values = {name: _resolve_part(source, name, getattr(spec, name)) for name in PARTS}
     if kind_of(source) == "hub":
         hub.reach(source)
-    named = [source, *(v for v in values.values() if isinstance(v, str))]
+    places = [source, *(v for v in values.values() if isinstance(v, str))]
     hashes: dict[str, str] = {}
-    for path in named:
+    for path in places:
         if path == source or not _is_split_name(source, path):
             hashes.update(pinned(path))
-    own = [hashes.get(path, path) for path in named]
+    own = [hashes.get(path, path) for path in places]
     if len(set(own)) != len(own):
         raise WorkbenchError("train, validation and test must be different data; two of them have the same content or name.")
     fields = {**spec.model_dump(), **values, "source": source, "files": hashes}

@@ -72,7 +72,7 @@ def problem(name: str, ref: ModelRef | AdapterRef, task: Task, entries: Sequence
 
 
 def _plain(ref: ModelRef, task: Task) -> Task:
-    return type(task)(resolve_model(ref.source, ref.revision, ref.trust_remote_code), task.labels, task.max_length)
+    return type(task)(resolve_model(ref.source, ref.revision), task.labels, task.max_length)
 
 
 def shape(ref: ModelRef | AdapterRef, task: Task) -> tuple[nn.Module, tuple[str, ...]]:
@@ -119,7 +119,7 @@ def _loaded(name: str, ref: ModelRef | AdapterRef, task: Task, splits: Splits, d
 
 def _check_unchanged(name: str, ref: ModelRef | AdapterRef) -> None:
     if isinstance(ref, ModelRef):
-        now = weights_sha256(resolve_model(ref.source, ref.revision, ref.trust_remote_code))
+        now = weights_sha256(resolve_model(ref.source, ref.revision))
     else:
         file = Path(ref.path) / state.WEIGHTS
         now = state.file_sha256(file) if file.is_file() else ""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core import safe_yaml
+from workbench.core.text import coded, line, named
 from workbench.evaluate.saved import Revived
 from workbench.export.peft import KINDS, head_class
 
@@ -28,7 +29,7 @@ def front_matter(revived: Revived, format: str, check: dict[str, Any]) -> dict[s
         *(["lora"] if format == "lora" and revived.adapter.key != "lora" else []),
     ]
     return {
-        "base_model": source if source.count("/") < 2 and not source.startswith(("/", ".")) else Path(source).name,
+        "base_model": line(source if source.count("/") < 2 and not source.startswith(("/", ".")) else Path(source).name),
         "library_name": LIBRARY[format],
         "pipeline_tag": KINDS.get(head_class(revived.host), (None, "other"))[1],
         "tags": list(dict.fromkeys(tags)),
@@ -40,15 +41,15 @@ def _text(revived: Revived, format: str, facts: dict[str, Any], check: dict[str,
     meta, config = revived.meta, revived.adapter.cfg.model_dump(mode="json", exclude_none=True)
     base = meta["base"]
     lines = [
-        f"# {meta.get('label') or revived.adapter.key}",
+        f"# {named(meta.get('label') or revived.adapter.key)}",
         "",
-        f"The method `{revived.adapter.key}` on `{base['source']}`, task `{meta['task']}`, exported as `{format}`.",
+        f"The method `{revived.adapter.key}` on {coded(base['source'])}, task `{meta['task']}`, exported as `{format}`.",
         "",
-        f"- base weights: sha256 `{base['sha256']}`" + (f", revision `{base['revision']}`" if base.get("revision") else ""),
-        f"- configuration: `{json.dumps(config, sort_keys=True)}`",
-        *([f"- modifiers: `{json.dumps(meta['modifiers'])}`"] if meta.get("modifiers") else []),
-        *([f"- recipe: `{json.dumps(meta['recipe'])}`"] if meta.get("recipe") else []),
-        *([f"- labels: {', '.join(meta['labels'])}"] if meta["labels"] else []),
+        f"- base weights: sha256 `{base['sha256']}`" + (f", revision {coded(base['revision'])}" if base.get("revision") else ""),
+        f"- configuration: {coded(json.dumps(config, sort_keys=True))}",
+        *([f"- modifiers: {coded(json.dumps(meta['modifiers']))}"] if meta.get("modifiers") else []),
+        *([f"- recipe: {coded(json.dumps(meta['recipe']))}"] if meta.get("recipe") else []),
+        *([f"- labels: {', '.join(map(named, meta['labels']))}"] if meta["labels"] else []),
         f"- versions: {', '.join(f'{k} {v}' for k, v in sorted((meta.get('versions') or {}).items()))}",
         *_figures(meta),
         "",

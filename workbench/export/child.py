@@ -23,7 +23,7 @@ def model_of(request: dict[str, Any]) -> Any:
     import transformers
 
     auto = getattr(transformers, request["auto"])
-    options = {"local_files_only": True, "use_safetensors": True, "dtype": request["dtype"] or "auto"}
+    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True, "dtype": request["dtype"] or "auto"}
     if request["kind"] == "merged":
         return auto.from_pretrained(folder, **options)
     from peft import PeftModel

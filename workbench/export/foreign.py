@@ -99,7 +99,7 @@ def _task(config: dict[str, Any]) -> str:
     if kind is None and config.get("auto_mapping"):
         name = str(config["auto_mapping"].get("base_model_class"))
         kind = CLASSES.get("For" + name.partition("For")[2])
-    if kind not in TASKS:
+    if not isinstance(kind, str) or kind not in TASKS:
         raise WorkbenchError(f"task_type must be {' or '.join(TASKS)} to be imported; got {str(config.get('task_type'))[:40]!r}.")
     return TASKS[kind]
 

@@ -24,7 +24,7 @@ def import_folder(folder: str | Path, name: str) -> dict[str, Any]:
     Raises:
         WorkbenchError: one sentence; nothing is kept.
     """
-    folder, target = _places(Path(folder).expanduser().resolve(), name)
+    folder, target = _places(paths.named(folder, "the adapter to import"), name)
     where = saved.place(folder)
     imported = foreign.Import(*_bundle(where)) if (where / state.META).is_file() else _foreign(folder)
     revived = saved.revive(imported.stored, where)

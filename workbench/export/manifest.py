@@ -118,7 +118,7 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
     for name, digest in files.items():
         file = inside(folder, name)
         if not file.is_file() or file_sha256(file) != digest:
-            raise WorkbenchError(f"{name} is missing or was changed since the export (sha256 differs); export it again.")
+            raise WorkbenchError(f"{name[:100]} is missing or was changed since the export (sha256 differs); export it again.")
     there = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()}
     if added := there - files.keys() - {NAME, "README.md"}:
         raise WorkbenchError(f"the folder holds {min(added)!r}, which the export did not write; remove it.")

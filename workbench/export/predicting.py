@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.paths import inside
+from workbench.core.paths import inside, named
+from workbench.core.text import cell
 from workbench.data import Table, choices, columns, values
 from workbench.data.tabular import read_table
 from workbench.evaluate import evaluation, saved
@@ -36,7 +37,7 @@ def predict(source: str | Path, file: str | Path, to: str | Path) -> dict[str, A
     Raises:
         WorkbenchError: a missing column, an unreadable file, or a target that exists or has another suffix.
     """
-    file, to = Path(file).expanduser(), Path(to).expanduser().resolve()
+    file, to = named(file, "the file to predict"), named(to, "the predictions' file")
     if to.suffix.lower() not in WRITERS:
         raise WorkbenchError(f"the predictions' file must end in {', '.join(WRITERS)}; got {to.name[:80]!r}.")
     if to.exists() or not to.parent.is_dir():
@@ -96,7 +97,7 @@ def _csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({k: cell(v) for k, v in row.items()} for row in rows)
 
 
 def _jsonl(rows: Sequence[dict[str, Any]], path: Path) -> None:

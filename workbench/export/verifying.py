@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.paths import named
 from workbench.evaluate import saved
 from workbench.export import foreign_config, fresh, manifest
 from workbench.export.exporting import EXACT
@@ -26,7 +27,7 @@ def verify(folder: str | Path) -> dict[str, Any]:
     Raises:
         WorkbenchError: one sentence about the first thing that is not as it was.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = named(folder, "the folder to verify")
     if not folder.is_dir():
         raise WorkbenchError(f"verify needs an exported folder; {folder} is none.")
     if (folder / manifest.NAME).is_file() or not (saved.place(folder) / state.META).is_file():

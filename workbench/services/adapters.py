@@ -75,7 +75,7 @@ def export(reference: str, format: str, to: str | Path, max_error: float | None 
         raise unknown("export format", format, FORMATS)
     if max_error is not None and not 0 <= max_error < float("inf"):
         raise WorkbenchError(f"--max-error must be a number from 0 up; got {max_error}.")
-    folder, target = adapter_folder(reference), Path(to).expanduser().resolve()
+    folder, target = adapter_folder(reference), paths.named(to, "--to")
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / EXPORTED).is_file())):
         raise WorkbenchError(f"--to must name a new or empty folder, or an earlier export; {target} holds something else.")
     request = {
@@ -124,7 +124,7 @@ def predict(reference: str, file: str | Path, to: str | Path) -> dict[str, Any]:
     Raises:
         WorkbenchError: no such run or file, a missing column, or `to` exists already.
     """
-    folder, source, target = adapter_folder(reference), Path(file).expanduser().resolve(), Path(to).expanduser().resolve()
+    folder, source, target = adapter_folder(reference), paths.named(file, "the file to predict"), paths.named(to, "--to")
     if not source.is_file():
         raise WorkbenchError(f"the file to predict must exist; {source} does not.")
     if target.exists() or not target.parent.is_dir():
@@ -219,7 +219,7 @@ def free_name(name: str) -> str:
 
 
 def _existing(folder: str | Path, what: str) -> Path:
-    path = Path(folder).expanduser().resolve()
+    path = paths.named(folder, what)
     if not path.is_dir():
         raise WorkbenchError(f"{what} must be a folder that exists; {path} is not.")
     return path

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.paths import named
 from workbench.core.run_spec import ModelRef
 from workbench.core.spec import ExperimentSpec, ModelSpec, TrainingSpec
 from workbench.jobs import slots
+from workbench.models.settings import Unloadable
 from workbench.services.calibration import Calibration, Record
 
 if TYPE_CHECKING:
@@ -63,6 +65,10 @@ class Ground:
         return replace(plan, memory_factor=learnt.memory.by, seconds_factor=learnt.seconds.by)
 
 
+UNFIT = (Unloadable, OSError, ValueError, KeyError)
+"""transformers' many ways to say that a folder lacks something."""
+
+
 def stand(spec: ExperimentSpec, task: "Task", splits: "Splits", model: ModelRef) -> Ground:
     """The ground of an experiment whose task is made and whose data are read.
 
@@ -75,7 +81,7 @@ def stand(spec: ExperimentSpec, task: "Task", splits: "Splits", model: ModelRef)
     try:
         host = task.host(meta=True)
         head = task.head(host)
-    except (OSError, ValueError, KeyError) as error:  # transformers' many ways to say that a folder lacks something
+    except UNFIT as error:
         raise misfit(spec.model.source, spec.task, error) from None
     machine = _machine(spec.device, spec.training.precision)
     weights, room = counting.weight_bytes(host), probe.room(machine.device)
@@ -91,7 +97,7 @@ def misfit(source: str, task: str, error: Exception) -> WorkbenchError:
 
 def reason(error: Exception) -> str:
     """What transformers complains of, as the end of a sentence."""
-    return " ".join(str(error).split())[:160].rstrip(". ")
+    return " ".join(str(getattr(error, "reason", error)).split())[:160].rstrip(". ")
 
 
 def base(spec: ExperimentSpec, weights: bool) -> tuple[Path, ModelRef, str, str]:
@@ -112,9 +118,9 @@ def base(spec: ExperimentSpec, weights: bool) -> tuple[Path, ModelRef, str, str]
     if model.load_in is not None:
         raise WorkbenchError("model.load_in needs CUDA and bitsandbytes, which this version does not drive; leave it out.")
     try:
-        folder = resolve_model(model.source, model.revision, model.trust_remote_code, weights)
+        folder = resolve_model(model.source, model.revision, weights)
     except WorkbenchError as error:
-        folder = Path(model.source).expanduser()
+        folder = named(model.source, "a model")
         if not (folder / "config.json").is_file():
             raise
         return folder, reference(model, ""), str(error), ""
@@ -125,9 +131,9 @@ def base(spec: ExperimentSpec, weights: bool) -> tuple[Path, ModelRef, str, str]
 
 def reference(model: ModelSpec, sha256: str) -> ModelRef:
     """A base model with the hash of its weights; a folder by its absolute path."""
-    path = Path(model.source).expanduser()
+    path = named(model.source, "a model")
     local = not model.source.startswith("bundled/") and path.is_dir()
-    return ModelRef(**{**model.model_dump(), "source": str(path.resolve()) if local else model.source, "sha256": sha256})
+    return ModelRef(**{**model.model_dump(), "source": str(path) if local else model.source, "sha256": sha256})
 
 
 def check_device(wanted: str) -> None:

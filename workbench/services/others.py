@@ -1,10 +1,10 @@
 """Further models of a spec (`models:`, or a run named by a recipe): which are meant, and whether they fit the run."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.paths import named
 from workbench.core.run_spec import AdapterRef, ModelRef
 from workbench.core.spec import ModelSpec
 from workbench.services import adapters, grounds
@@ -41,13 +41,13 @@ def _resolved(name: str, model: ModelSpec) -> ModelRef | AdapterRef:
 
     if model.load_in is not None:
         raise WorkbenchError(f"load_in of the model {name} is not driven by this version; leave it out.")
-    path = Path(model.source).expanduser()
+    path = named(model.source, f"the model {name}")
     try:
         if "/" not in model.source:
             return starting.look(adapters.adapter_folder(model.source)).ref
         if (saved.place(path) / state.META).is_file():
             return starting.look(path).ref
-        folder = resolve_model(model.source, model.revision, model.trust_remote_code)
+        folder = resolve_model(model.source, model.revision)
     except WorkbenchError as error:
         raise WorkbenchError(f"the model {name} must be a run, an adapter folder or a base model: {error}") from None
     return grounds.reference(model, weights_sha256(folder))

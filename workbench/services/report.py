@@ -8,7 +8,7 @@ from typing import Any
 
 import workbench
 from workbench.core.errors import WorkbenchError
-from workbench.core.paths import run_folder
+from workbench.core.paths import named, run_folder
 from workbench.services import analyses, clone, comparison, files, stored, tradeoffs
 from workbench.services.comparison import Comparison
 
@@ -26,7 +26,7 @@ def write(references: Sequence[str], path: str | Path) -> Path:
     Raises:
         WorkbenchError: no such experiment, or the file cannot be written.
     """
-    target = Path(path).expanduser()
+    target = named(path, "--html")
     text = html(comparison.comparison(references))
     work = target.with_name(f".{target.name}.part")
     try:

@@ -37,7 +37,7 @@ def shares(model: Mapping[str, Any] | str, task: str) -> dict[str, Any]:
     from workbench.services.tokens import asked
 
     given, cls = asked("-", model).model, tasks.find(task)
-    folder = resolve_model(given.source, given.revision, given.trust_remote_code)
+    folder = resolve_model(given.source, given.revision)
     memory = paths.cache() / "shares" / f"{_identity(folder, task)}.json"
     known = wire.read_json(memory)
     if known is None:
@@ -63,7 +63,7 @@ def _counted(cls: "type[Task]", folder: Path, source: str, task: str) -> dict[st
         made = cls(folder, ("a", "b"), 128)
         host = made.host(meta=True)
         head = made.head(host)
-    except (OSError, ValueError, KeyError) as error:  # transformers' many ways to say that a folder lacks something
+    except grounds.UNFIT as error:
         raise grounds.misfit(source, task, error) from None
     plans = {key: _plan(host, head, key, tuple(cls.provides)) for key in (*registry.methods(), *registry.aliases())}
     base = max(plan.base_params for plan in plans.values())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.paths import named
 from workbench.services import adapters
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def find(reference: str | None) -> "Start | None":
 
     if reference is None:
         return None
+    named(reference, "init_from")
     path = Path(reference).expanduser()
     try:
         return starting.look(path if path.is_absolute() or len(path.parts) > 1 else adapters.adapter_folder(reference))

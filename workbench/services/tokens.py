@@ -78,7 +78,7 @@ def tokens(data: Any, task: str, model: Any, max_length: int, rows: int = 5) -> 
     cls, given = tasks.find(task), asked(data, model)
     if not 4 <= max_length <= 1_048_576:
         raise WorkbenchError(f"max_length must be a whole number from 4 to 1,048,576; got {max_length}.")
-    folder = resolve_model(given.model.source, given.model.revision, given.model.trust_remote_code)
+    folder = resolve_model(given.model.source, given.model.revision)
     splits = load_table(given.data, cls.parts)
     made = _task(cls, folder, splits.labels, max_length, given.model.source)
     count = len(splits.train)
@@ -98,7 +98,7 @@ def tokens(data: Any, task: str, model: Any, max_length: int, rows: int = 5) -> 
 def _task(cls: "type[Task]", folder: Any, labels: Sequence[str], max_length: int, source: str) -> "Task":
     try:
         return cls(folder, labels, max_length)
-    except (OSError, ValueError, KeyError) as error:  # transformers' many ways to say that a folder lacks something
+    except grounds.UNFIT as error:
         raise WorkbenchError(f"the base model {source} cannot read this data: {grounds.reason(error)}.") from None
 
 

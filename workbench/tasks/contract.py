@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
 from workbench.data.table import Table
+from workbench.models.settings import loaded
 
 
 @dataclass
@@ -244,14 +245,14 @@ def build(auto: Any, folder: Path, seed: int, meta: bool, **config: Any) -> tupl
 
     logging.set_verbosity_error()  # its report of new head tensors would read like a problem in every log
     logging.disable_progress_bar()
-    settings = AutoConfig.from_pretrained(folder, local_files_only=True, **config)
+    settings = loaded(AutoConfig, folder, **config)
     if meta and not any(folder.glob("*.safetensors")):  # a bare config is planned
         with torch.device("meta"):
             host = auto.from_config(settings)
         fresh: list[str] = []
     else:
-        host, info = auto.from_pretrained(
-            folder, config=settings, local_files_only=True, use_safetensors=True, ignore_mismatched_sizes=True,
+        host, info = loaded(
+            auto, folder, config=settings, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True, dtype="auto", device_map="meta" if meta else None,
         )  # fmt: skip
         mismatched = [k[0] if isinstance(k, tuple) else k for k in info["mismatched_keys"]]
@@ -293,7 +294,7 @@ def tokenizer(folder: Path) -> Any:
     """From the model's folder; one shipped without a padding token, as decoders often are, pads with another."""
     from transformers import AutoTokenizer
 
-    found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    found = loaded(AutoTokenizer, folder)
     if found.pad_token_id is None:  # the mask hides it
         found.pad_token = found.eos_token or found.unk_token
     return found

@@ -10,9 +10,8 @@ from streamlit.runtime.pages_manager import PagesManager
 from workbench.core import paths
 from workbench.core.errors import WorkbenchError
 from workbench.services import queue
-from workbench.ui import theme
+from workbench.ui import doors, theme
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 WAKE_EVERY = 20.0  # seconds
 SIDEBAR = 210  # pixels
 
@@ -46,7 +45,7 @@ waking = Waking()
 
 
 def boot(title: str = "") -> None:
-    """Page settings, the way through `app.py`, loopback only, a home that can be written, and the daemon.
+    """Page settings, the way through `app.py`, the door (see `doors`), a home that can be written, and the daemon.
 
     Args:
         title: name of the page in the browser's tab.
@@ -58,9 +57,10 @@ def boot(title: str = "") -> None:
         initial_sidebar_state=SIDEBAR,
     )
     _through_app()
-    if problem := exposure(st.get_option("server.address"), st.get_option("server.allowedHosts")) or _homeless():
+    if problem := doors.problem() or _homeless():
         st.error(problem, icon=":material/lock:")
         st.stop()
+    doors.admit()
     theme.style()
     waking.nudge()
     if waking.problem:
@@ -74,25 +74,11 @@ def _through_app() -> None:
         st.rerun()
 
 
-def exposure(address: str | None, hosts: list[str] | None) -> str:
-    """Why this server could be reached from elsewhere; empty when it cannot.
-
-    Args:
-        address: what it binds to; None is every interface.
-        hosts: the host names it answers to; empty is all, which lets a rebound site in.
-    """
-    if address not in LOOPBACK:
-        return (
-            f"the server must listen on 127.0.0.1 only; it listens on {address or 'every interface'}: start it with `make app`."
-        )
-    if not hosts or not set(hosts) <= LOOPBACK:
-        return f"server.allowedHosts must name this machine only; it is {hosts or 'empty'}: start the server with `make app`."
-    return ""
-
-
 def _homeless() -> str:
     try:
         home: Path = paths.home()
         return "" if (home / "locks").is_dir() or paths.locks().is_dir() else f"{home} must be a folder."
+    except WorkbenchError as error:
+        return str(error)
     except OSError as error:
         return f"WORKBENCH_HOME must be a folder that can be written; {error.strerror or error}: choose another one."

@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from workbench.core.spec import TrainingSpec
+from workbench.core.text import upright
 from workbench.figures.counts import balance
 from workbench.services import data
 from workbench.ui import notices, plots, tables
@@ -96,9 +97,9 @@ def _seen(view: Mapping[str, Any]) -> None:
 
 def _row(one: Mapping[str, Any]) -> str:
     """One row as HTML; every piece of the data is escaped."""
-    pieces = "".join(f'<span class="{_classes(p)}">{html.escape(p["text"]) or "·"}</span>' for p in one["pieces"])
+    pieces = "".join(f'<span class="{_classes(p)}">{html.escape(upright(p["text"])) or "·"}</span>' for p in one["pieces"])
     more = f" … {one['hidden']:,} more" if one["hidden"] else ""
-    said = f"row {html.escape(str(one['id']))}, {html.escape(one['split'])}, {one['length']:,} tokens"
+    said = f"row {html.escape(upright(str(one['id'])))}, {html.escape(upright(one['split']))}, {one['length']:,} tokens"
     return f'<div class="tokens"><small>{said}</small><br>{pieces}{more}</div>'
 
 

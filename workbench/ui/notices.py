@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.text import unmarked, upright
 from workbench.ui import theme
 
 
@@ -59,4 +60,4 @@ def capital(text: str) -> str:
 
 def plain(text: str) -> str:
     """Text in which Markdown has nothing to find."""
-    return "".join("\\" + c if c in "\\`*_{}[]<>#$|~:" else c for c in text)
+    return unmarked(upright(text))

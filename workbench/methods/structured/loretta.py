@@ -29,6 +29,7 @@ from workbench.kernel.contract import ActivationPart, Composite, Context, Slot, 
 
 Factor = Annotated[int, Field(ge=2, le=4096)]
 WHERE = {"adapter": ("attn.block", "ffn.block"), "weight": ("attn.q", "attn.v")}
+MEASURED = "best of 2e-3, 5e-3 and 2e-2 on bundled/minilm (validation, 76 steps of 32)"
 
 
 class LoRETTAConfig(Placement):
@@ -95,10 +96,10 @@ class LoRETTA(Composite):
 
     Config, tiny = LoRETTAConfig, LoRETTAConfig(inner=(4, 2), bond=3)
     paper = Paper("Yang et al., 2024", "https://arxiv.org/abs/2402.11417", 56)
-    default_lr = (5e-3, "not yet measured")
+    default_lr = (5e-3, MEASURED)
     not_mergeable = "the adapter form's non-linearity makes no single weight equal the adapted module"
     presets = {
-        "loretta_rep": Preset({"form": "weight", "inner": (8,), "scale": 2.0}, "LoRETTA_rep: the trains of LoRA's A and B."),
+        "loretta_rep": Preset({"form": "weight", "inner": (8,), "scale": 2.0}, "LoRA of two trains.", None, (2e-2, MEASURED)),
     }
 
     @classmethod

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from workbench.core.errors import WorkbenchError
 from workbench.data.choices import COLUMNS, offered, right
 from workbench.data.table import Table
+from workbench.models.settings import loaded
 from workbench.tasks.contract import Batch, Example, Prediction, Seen, Task, build, entry_facts, pad, tokenizer
 
 IGNORED = -100
@@ -60,7 +61,7 @@ class MultipleChoice(Task):
 
         super().__init__(folder, (), max_length)
         self.tokenizer = tokenizer(folder)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = loaded(AutoConfig, folder)
         self.decodes = bool(getattr(config, "is_encoder_decoder", False))
         if self.decodes:  # the mask and the positions would be those of the encoder only
             self.provides = ("choices",)

@@ -56,7 +56,7 @@ class CorDA(WeightPart):
             {"rows": 0},
             "PiSSA: the principal singular components of the weight train.",
             Paper("Meng et al., 2024", "https://arxiv.org/abs/2404.02948"),
-            FASTER,
+            (8e-3, "better than 3e-3 on bundled/minilm (validation, 76 steps of 32)"),
         ),
         "urae": Preset(
             {"rows": 0, "components": "smallest"},

@@ -139,7 +139,8 @@ def without_verdict(folder: Path, status: int | None, out_of_memory: str = "") -
     if killed and out_of_memory:
         who = "the system killed the worker" if out_of_memory == "group" else "the worker was killed, most likely by the system,"
         return Failure(causes.SYSTEM.name, _said(causes.SYSTEM, who), causes.SYSTEM.field, shown)
-    if status is not None and status > 0 and (known := causes.of_log(list(shown))):
+    last_words = list(shown) if status else lines[-1:]  # of somebody else's child only the very last line tells
+    if (status is None or status > 0) and (known := causes.of_log(last_words)):
         cause, line = known
         said = _said(cause, line.rstrip(".")) or line
         return Failure(cause.name, said, causes.field_of(cause, line), shown)

@@ -346,7 +346,10 @@ def test_a_stop_from_outside_is_said(queue):
     assert results.failure(row)["cause"] == "stopped"
 
 
-@pytest.mark.parametrize(("last", "cause"), [("OSError: [Errno 28] No space left on device", "disk"), ("step 12 of 40", "killed")])
+FULL = "OSError: [Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize(("last", "cause"), [(FULL, "disk"), ("step 12 of 40", "killed")])
 def test_of_an_adopted_worker_only_the_last_line_tells(tmp_path, last, cause):
-    (tmp_path / "train.log").write_text(f"OSError: [Errno 28] No space left on device\nwent on\n{last}\n")
+    (tmp_path / "train.log").write_text(f"{FULL}\nwent on\n{last}\n")
     assert failures.without_verdict(tmp_path, None).cause == cause

@@ -1,7 +1,6 @@
 """A home, a server and a tab of their own for each journey."""
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 
 from tests.browser import driving
 from tests.conftest import ROOT
+from tests.jobs.living import free_port
 
 QUIET = [
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -33,9 +33,7 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def address(home, tmp_path):
     """A fresh server on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-P", "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
     with open(tmp_path / "server.log", "wb") as log:
         server = subprocess.Popen(

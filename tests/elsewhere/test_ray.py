@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.elsewhere.serving import free_port
 from tests.jobs.conftest import home, queue
-from tests.jobs.living import make_spec, until
+from tests.jobs.living import free_port, make_spec, until
 from workbench.core.paths import run_folder
 from workbench.jobs import client
 
@@ -38,7 +37,7 @@ def cluster() -> Iterator[tuple[str, object, object]]:
         def answers() -> bool:
             try:
                 return bool(JobSubmissionClient(address))
-            except Exception:
+            except Exception:  # not up yet, whatever it says; `until` gives up in time
                 return False
 
         until(answers, LONG)

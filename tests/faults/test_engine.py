@@ -8,19 +8,14 @@ import threading
 import pytest
 
 from tests.faults import invariants
-from tests.jobs.living import PLANTED
+from tests.jobs.living import planted_engine
 from workbench.core.errors import WorkbenchError
-from workbench.jobs import detach, engine
 
 
 @pytest.fixture
 def planted(home, monkeypatch):
     """The engine's client, starting the planted engine."""
-    monkeypatch.setattr(engine, "START", tuple(PLANTED))
-    monkeypatch.setattr(detach, "code_stamp", lambda: "planted")
-    real = detach.launch
-    monkeypatch.setattr(detach, "launch", lambda command, what, ready: real([*PLANTED, "engine"], what, ready))
-    return engine
+    return planted_engine(monkeypatch)
 
 
 def shaken(pid, name):

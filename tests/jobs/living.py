@@ -1,6 +1,7 @@
 """Starting planted background processes, waiting for them, and finding what is left of them."""
 
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -58,3 +59,19 @@ def make_spec(run_id: str, experiment: str = "first-abc123", **config) -> RunSpe
         data=DataRef(source="bundled/docstrings"),
         training=TrainingSpec(),
     )
+
+
+def planted_engine(monkeypatch):
+    """The engine's client, which starts the planted engine."""
+    monkeypatch.setattr(engine, "START", tuple(PLANTED))
+    monkeypatch.setattr(detach, "code_stamp", lambda: "planted")
+    real = detach.launch
+    monkeypatch.setattr(detach, "launch", lambda command, what, ready: real([*PLANTED, "engine"], what, ready))
+    return engine
+
+
+def free_port() -> int:
+    """A port of loopback that nobody uses now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]

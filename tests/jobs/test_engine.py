@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from tests.jobs.living import PLANTED, processes_of, until
+from tests.jobs.living import planted_engine, processes_of, until
 from workbench.core.errors import NotBuiltYet, WorkbenchError
 from workbench.core.paths import ROOT
 from workbench.jobs import detach, engine
@@ -18,11 +18,7 @@ from workbench.jobs import detach, engine
 @pytest.fixture
 def planted(home, monkeypatch):
     """The engine's client, starting the planted engine."""
-    monkeypatch.setattr(engine, "START", tuple(PLANTED))
-    monkeypatch.setattr(detach, "code_stamp", lambda: "planted")
-    real = detach.launch
-    monkeypatch.setattr(detach, "launch", lambda command, what, ready: real([*PLANTED, "engine"], what, ready))
-    return engine
+    return planted_engine(monkeypatch)
 
 
 def test_it_starts_on_demand_and_stays_warm(planted, home):

@@ -1,10 +1,10 @@
 """Opening what a person points at: regular files only, bounded, hashed, decoded; every refusal is one sentence."""
 
-import hashlib
 import os
 import stat
 from pathlib import Path
 
+from workbench.core.durable import file_sha256
 from workbench.core.errors import WorkbenchError
 
 MAX_BYTES = 2_000_000_000
@@ -66,8 +66,7 @@ def sha256(path: Path) -> str:
     """Hex sha256 of a regular file's content."""
     regular(path)
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise WorkbenchError(f"a data file must be readable; {path} fails with {error.strerror or error}.") from None
 

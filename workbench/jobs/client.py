@@ -241,14 +241,7 @@ def resume(job: int | str) -> Row:
     Raises:
         WorkbenchError: the job is unknown or not paused.
     """
-    row = find(job)
-    ensure_daemon()
-    with Store(jobs_db()) as store:
-        if not store.resume(row["job"], row["attempt"]):
-            state = (store.row(row["job"]) or row)["state"]
-            raise WorkbenchError(f"only a paused job can be resumed; job {row['job']} is {state}.")
-    ensure_daemon()
-    return find(row["job"])
+    return _again(job, Store.resume, "only a paused job can be resumed")
 
 
 def retry(job: int | str) -> Row:
@@ -259,12 +252,17 @@ def retry(job: int | str) -> Row:
     Raises:
         WorkbenchError: the job is unknown or in another state.
     """
+    return _again(job, Store.retry, "only a failed or cancelled job can be retried")
+
+
+def _again(job: int | str, change: Callable[[Store, int, int], bool], rule: str) -> Row:
+    """Queue a job once more by a change of the store, which refuses a row that is elsewhere."""
     row = find(job)
     ensure_daemon()
     with Store(jobs_db()) as store:
-        if not store.retry(row["job"], row["attempt"]):
+        if not change(store, row["job"], row["attempt"]):
             state = (store.row(row["job"]) or row)["state"]
-            raise WorkbenchError(f"only a failed or cancelled job can be retried; job {row['job']} is {state}.")
+            raise WorkbenchError(f"{rule}; job {row['job']} is {state}.")
     ensure_daemon()
     return find(row["job"])
 

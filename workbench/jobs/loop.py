@@ -266,9 +266,8 @@ class Loop:
 
     def _place(self, row: Row, folder: Path, placed: Placed) -> None:
         stood = folder / checkpoint.FOLDER
-        if (
-            row["attempt"] > 1 and stood.is_dir() and any(stood.iterdir())
-        ):  # it goes on, and with other threads it would not be bitwise
+        if row["attempt"] > 1 and stood.is_dir() and any(stood.iterdir()):
+            # it goes on, and with other threads it would not be bitwise
             before = wire.read_json(folder / "placement.json") or {}
             placed = placed.model_copy(update={"threads": before.get("threads", placed.threads)})
             (folder / "verdict.json").unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from workbench.core.durable import file_sha256
 from workbench.core.errors import WorkbenchError, unknown
 from workbench.core.paths import cache, named
 from workbench.models import settings
@@ -68,8 +69,7 @@ def _file_sha256(path: Path) -> str:
             return known["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         known = None  # not seen before, or half-written: hash again
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(path)
     memory.parent.mkdir(exist_ok=True)
     part = memory.with_suffix(f".{os.getpid()}.part")
     try:

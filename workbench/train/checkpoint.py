@@ -77,8 +77,7 @@ def find(folder: Path, spec: RunSpec) -> tuple[Path, dict[str, Any]] | None:
     for path in reversed(_all(folder)):
         try:
             plain = json.loads((path / STATE).read_bytes())
-            with (path / TENSORS).open("rb") as file:
-                whole = hashlib.file_digest(file, "sha256").hexdigest() == plain["sha256"]
+            whole = file_sha256(path / TENSORS) == plain["sha256"]
             if whole and (plain["format"], plain["spec"]) == (FORMAT, digest(spec)):
                 return path, plain
         except (OSError, ValueError, KeyError, TypeError):

@@ -22,7 +22,7 @@ with notices.shown():
             entries = building.methods(task, model, source)
             st.subheader("Training", anchor=False)
             given, seeds = building.training()
-            spec = building.spec(name, model, task["key"], source, entries, given, seeds)
+            spec = building.spec(name, model, task["key"], source, entries, given, seeds, building.running())
         else:
             spec, usable = starting.written(), True
     with side:

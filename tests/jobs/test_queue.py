@@ -141,8 +141,8 @@ def test_a_failing_run_holds_the_rest_for_real(queue):
 # --- memory
 
 
-def small(name, gigabytes, exclusive=0):
-    return {**row(name), "exclusive": exclusive, "planned_bytes": None if gigabytes is None else gigabytes * GB}
+def small(name, gigabytes, exclusive=0, gpus=1):
+    return {**row(name), "exclusive": exclusive, "gpus": gpus, "planned_bytes": None if gigabytes is None else gigabytes * GB}
 
 
 def test_trainings_share_a_gpu_while_their_peaks_fit(store):
@@ -168,6 +168,7 @@ def test_trainings_share_a_gpu_while_their_peaks_fit(store):
         ([small("a", 1), small("b", 1, exclusive=1)], 80 * GB, False),
         ([small("a", 1, exclusive=1), small("b", 1)], 80 * GB, False),
         ([small("a", 1), small("b", None)], 80 * GB, False),
+        ([small("a", 1, gpus=2), small("b", 1)], 80 * GB, False),
         ([small("a", 1), small("b", 1)], 80 * GB, True),
         ([small("a", 1)] * sharing.MOST, 80 * GB, True),
         ([small("a", 1)] * (sharing.MOST + 1), 80 * GB, False),
@@ -212,6 +213,40 @@ def test_a_free_gpu_is_filled_before_one_is_shared(loop, store):
         store.end(job, 1, "finished", None)
     loop._fill({"train"})
     assert loop.started[-1] == ("e", "gpu:0", 16)  # alone it gets all the threads of its slot
+
+
+def test_a_training_over_two_gpus_waits_for_both_and_nobody_overtakes_it(loop, store):
+    store.add([small("a", 1), small("b", 1, gpus=2), small("c", 1), small("d", 1)])
+    loop._fill({"train"})
+    loop._fill({"train"})
+    assert loop.started == [("a", "gpu:0", 4)]  # gpu:1 is kept for b, and b does not share gpu:0
+    store.end(1, 1, "finished", None)
+    loop._fill({"train"})
+    assert loop.started[1:] == [("b", "gpu:0,gpu:1", 32)]
+    loop._fill({"train"})
+    assert store.order() == [3, 4]
+    store.end(2, 1, "finished", None)
+    loop._fill({"train"})
+    assert [name for name, *_ in loop.started] == ["a", "b", "c", "d"]
+
+
+def test_a_training_over_more_gpus_than_there_are_gets_them_all(loop, store):
+    store.add([small("a", 1, exclusive=1, gpus=8)])
+    loop._fill({"train"})
+    assert loop.started == [("a", "gpu:0,gpu:1", 32)]  # its worker refuses with a sentence
+
+
+def test_processes_of_a_training_are_the_gpus_it_asks_for(still):
+    spec = make_spec("one")
+    many = spec.training.model_copy(update={"processes": 2})
+    still.submit([spec, *(spec.model_copy(update={"run_id": d, "training": many, "device": d}) for d in ("auto", "cpu"))])
+    assert [r["gpus"] for r in still.jobs()] == [1, 2, 1]
+
+
+def test_several_gpus_are_one_slot_with_all_their_threads():
+    one = slots.together([slots.Slot("gpu:0", ("train",), "0", 4, GB), slots.Slot("gpu:3", ("train",), "GPU-a1", 4, GB)])
+    assert (one.name, one.threads, one.room) == ("gpu:0,gpu:3", 8, None)
+    assert one.environment()["CUDA_VISIBLE_DEVICES"] == "0,GPU-a1"
 
 
 def test_a_gpu_that_does_not_tell_its_memory_is_not_shared(monkeypatch, tmp_path):

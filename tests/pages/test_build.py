@@ -22,6 +22,10 @@ WHOLE = {
     ],
     "training": {"epochs": 2.0, "learning_rate": [0.001, 0.01], "max_length": 64, "precision": "fp32"},
     "seeds": [3, 4],
+    "device": "cpu",
+    "exclusive": False,
+    "on_error": "hold",
+    "baseline": False,
 }
 
 
@@ -56,7 +60,6 @@ def test_a_cloned_spec_fills_every_field_and_comes_out_the_same(cloned):
     ("change", "why"),
     [
         ({"models": {"teacher": "bundled/minilm"}}, "no field for models"),
-        ({"baseline": False}, "no field for baseline"),
         ({"data": [{"source": "a.csv"}, {"source": "b.csv"}]}, "one data source"),
         ({"methods": [{"method": "lora", "label": "small"}]}, "no field for label"),
         ({"methods": [{"method": "lora", "preset": "rslora"}, "lora"]}, "one preset"),

@@ -63,7 +63,8 @@ def _planned(spec: RunSpec) -> Row:
     seconds, peak = (spec.predicted.get(name) for name in ("train_seconds", "peak_memory_bytes"))
     count = len(rates) if isinstance(rates, tuple) else 1
     return {"label": spec.label, "method": spec.method, "seed": spec.seed, "planned_bytes": None if peak is None else int(peak),
-            "planned_seconds": None if seconds is None else seconds * count}  # fmt: skip
+            "planned_seconds": None if seconds is None else seconds * count,
+            "gpus": 1 if spec.device == "cpu" else spec.training.processes}  # fmt: skip
 
 
 def submit_short(kind: str, request: Mapping[str, Any]) -> int:

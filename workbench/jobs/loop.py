@@ -24,7 +24,7 @@ from workbench.core.paths import home, run_folder
 from workbench.core.run_spec import Placed
 from workbench.jobs import cluster, detach, failures, memory, processes, wire
 from workbench.jobs.record import read_spec
-from workbench.jobs.slots import Slot, layout
+from workbench.jobs.slots import Slot, layout, together
 from workbench.jobs.store import ENDED, LIVE, Row, Store
 from workbench.train import checkpoint
 
@@ -227,15 +227,20 @@ class Loop:
             return None
 
     def _fill(self, waiting: set[str]) -> None:
-        taken = {row["slot"] for row in self.store.active() if row["state"] != "queued"}
+        taken = {name for row in self.store.active() if row["state"] != "queued" for name in (row["slot"] or "").split(",")}
+        gpus = {slot.name: slot for slot in self.slots if slot.gpu is not None and "train" in slot.kinds and self.away is None}
         for slot in sorted(self.slots, key=lambda slot: slot.name in taken):  # a free GPU before one to share
             if waiting.isdisjoint(slot.kinds) or (slot.name in taken and slot.room is None):
                 continue
             failpoints.reach("queued")
-            row = self.store.claim(slot.name, slot.kinds, slot.room)
+            spare = [name for name in gpus if name not in taken and name != slot.name] if slot.name in gpus else []
+            row = self.store.claim(slot.name, slot.kinds, slot.room, spare, max(1, len(gpus)))
             if row is not None:
                 failpoints.reach("claimed")
-                self._start(row, slot if row["exclusive"] else slot.part())
+                names = row["slot"].split(",")
+                taken.update(names)
+                whole = together([gpus[name] for name in names]) if len(names) > 1 else slot
+                self._start(row, whole if row["exclusive"] else whole.part())
 
     def _start(self, row: Row, slot: Slot) -> None:
         folder = run_folder(row["run_id"])

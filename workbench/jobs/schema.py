@@ -6,7 +6,7 @@ from pathlib import Path
 
 from workbench.core.locks import file_lock
 
-VERSION = 2
+VERSION = 3
 FIRST = """
 CREATE TABLE jobs (
   job INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL UNIQUE, experiment TEXT NOT NULL, name TEXT NOT NULL,
@@ -33,7 +33,9 @@ CREATE TABLE gone (mlflow_id TEXT PRIMARY KEY, since REAL NOT NULL);
 """
 """`position`: the place in the order of the queue, the job's number unless it was moved; no two jobs share one.
 `failure`: JSON of a `failures.Failure`. `gone`: MLflow's ids of runs that were deleted here, until MLflow has been told."""
-STEPS = (FIRST, SECOND)
+THIRD = "ALTER TABLE jobs ADD COLUMN gpus INTEGER NOT NULL DEFAULT 1;"
+"""`gpus`: how many it takes at once, where there are any."""
+STEPS = (FIRST, SECOND, THIRD)
 """Step n makes version n + 1 of version n; an empty file is of version 0."""
 
 

@@ -20,11 +20,15 @@ def fits(rows: Sequence[Mapping[str, Any]], room: int | None) -> bool:
     """Whether these jobs may use one slot at the same time.
 
     Args:
-        rows: jobs with `exclusive` and `planned_bytes`; one whose peak is not known shares with nobody.
+        rows: jobs with `exclusive`, `gpus` and `planned_bytes`; one whose peak is not known shares with nobody.
         room: bytes of the slot's memory; None where it is not known or not to be shared.
     """
     if len(rows) <= 1:
         return True
-    if room is None or len(rows) > MOST or any(row["exclusive"] or row["planned_bytes"] is None for row in rows):
+    if room is None or len(rows) > MOST or any(map(_alone, rows)):
         return False
     return sum(need(row["planned_bytes"]) for row in rows) <= room
+
+
+def _alone(row: Mapping[str, Any]) -> bool:
+    return bool(row["exclusive"]) or row["gpus"] > 1 or row["planned_bytes"] is None

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,9 +20,9 @@ class Slot:
     """One place for a job.
 
     Attributes:
-        name: `gpu:<id>`, `cpu:0` or `short`.
+        name: `gpu:<id>`, `cpu:0` or `short`; several with commas for a training over several GPUs.
         kinds: job kinds it takes.
-        gpu: id for CUDA_VISIBLE_DEVICES; None = no GPU.
+        gpu: id for CUDA_VISIBLE_DEVICES, several with commas; None = no GPU.
         threads: processor threads of its worker.
         room: bytes of the GPU's memory that trainings may share; None where there is nothing to share.
     """
@@ -52,6 +53,12 @@ class Slot:
             "PYTHONUNBUFFERED": "1",
             "PYTHONFAULTHANDLER": "1",  # a crash in native code leaves its place in the log
         }
+
+
+def together(parts: Sequence[Slot]) -> Slot:
+    """Several free GPUs as the one slot of a training over them."""
+    ids = ",".join(part.gpu or "" for part in parts)
+    return Slot(",".join(part.name for part in parts), parts[0].kinds, ids, sum(part.threads for part in parts))
 
 
 def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

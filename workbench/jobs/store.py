@@ -59,7 +59,7 @@ class Store(Reading):
 
         Args:
             rows: `run_id, experiment, name, kind, label, method, seed, spec` of each; of a training also `on_error`,
-                `exclusive`, `planned_bytes` and `planned_seconds` where they are known.
+                `exclusive`, `gpus`, `planned_bytes` and `planned_seconds` where they are known.
         """
         with self._write() as db:
             numbers = []
@@ -70,21 +70,30 @@ class Store(Reading):
                 numbers.append(int(cursor.lastrowid or 0))
             return numbers
 
-    def claim(self, slot: str, kinds: Sequence[str], room: int | None = None) -> Row | None:
+    def claim(
+        self, slot: str, kinds: Sequence[str], room: int | None = None, spare: Sequence[str] = (), most: int = 1
+    ) -> Row | None:
         """Take the first queued job of these kinds for a slot; flags every live job when there is more than one.
 
         Args:
             slot: name of the slot; None comes back where another job holds it with which this one may not share.
             kinds: what the slot takes.
             room: bytes of its memory that trainings may share; None = one job at a time.
+            spare: slots that are free besides, for a job that takes several GPUs; it is first in the order, so that nobody
+                starts before it while too few are free.
+            most: GPUs that there are in all; a job that needs more gets these, and its worker says so.
         """
         with self._write() as db:
             query = f"SELECT * FROM jobs WHERE state='queued' AND kind IN ({marks(kinds)}) ORDER BY position LIMIT 1"
             found = db.execute(query, tuple(kinds)).fetchone()
-            beside = db.execute("SELECT * FROM jobs WHERE slot=? AND state IN ('starting','running')", (slot,)).fetchall()
+            among = "instr(',' || slot || ',', ',' || ? || ',') AND state IN ('starting','running')"
+            beside = db.execute(f"SELECT * FROM jobs WHERE {among}", (slot,)).fetchall()
             if found is None or not sharing.fits([*beside, found], room):
                 return None
-            job = found["job"]
+            job, free, wanted = found["job"], [slot, *spare], min(found["gpus"], most)
+            if len(free) < wanted:
+                return None
+            slot = ",".join(free[:wanted])
             db.execute("UPDATE jobs SET state='starting', slot=?, started=? WHERE job=?", (slot, time.time(), job))
             live = "state IN ('starting','running')"
             if db.execute(f"SELECT count(*) AS n FROM jobs WHERE {live}").fetchone()["n"] > 1:

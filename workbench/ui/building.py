@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.spec import TrainingSpec
+from workbench.core.spec import ExperimentSpec, TrainingSpec
 from workbench.services import catalogue, data, files, suggestions
 from workbench.ui import choosing, filling, forms, looking, notices, tables
 
@@ -233,6 +233,12 @@ def training() -> tuple[dict[str, Any], list[int]]:
     return given, seeds(text)
 
 
+def running() -> dict[str, Any]:
+    """How the runs are queued, what differs from the usual only."""
+    with st.expander("Device and queue"):
+        return forms.config_form(ExperimentSpec.model_json_schema(), "build.running", only=filling.RUNNING, columns=2)
+
+
 def seeds(text: str) -> list[int]:
     """`0, 1, 2` or `0-2` as numbers.
 
@@ -256,7 +262,8 @@ def spec(
     entries: Sequence[Any],
     given: Mapping[str, Any],
     numbers: Sequence[int],
+    queued: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The parts as one spec, in the order in which one writes it."""
     made = {"name": name, "model": model, "task": task, "data": dict(source), "methods": list(entries)}
-    return {**made, **({"training": dict(given)} if given else {}), "seeds": list(numbers)}
+    return {**made, **({"training": dict(given)} if given else {}), "seeds": list(numbers), **queued}

@@ -5,12 +5,14 @@ from typing import Any
 
 import streamlit as st
 
-from workbench.core.spec import TrainingSpec, parse_spec
+from workbench.core.spec import ExperimentSpec, TrainingSpec, parse_spec
 from workbench.services import files
 from workbench.ui import forms
 
 MAX_VARIANTS = 6
 """Settings of one method that the form holds."""
+RUNNING = ("device", "exclusive", "on_error", "baseline")
+"""Keys of a spec that say how its runs are queued."""
 Spec = Mapping[str, Any]
 
 
@@ -37,6 +39,8 @@ def fill(spec: Spec, found: Mapping[str, Any]) -> str:
         return beyond
     held = _base(spec) | methods(spec["methods"], spec["task"], found)
     held |= training(spec.get("training", {}), parse_spec(spec).seeds)
+    queued = {name: spec[name] for name in RUNNING if name in spec}
+    held |= forms.held(ExperimentSpec.model_json_schema(), "build.running", queued)
     for key, value in held.items():
         st.session_state[key] = value
     return ""
@@ -44,7 +48,7 @@ def fill(spec: Spec, found: Mapping[str, Any]) -> str:
 
 def _beyond(spec: Spec) -> str:
     """What the form has no widget for."""
-    if more := sorted(set(spec) - {"name", "model", "task", "data", "methods", "training", "seeds"}):
+    if more := sorted(set(spec) - {"name", "model", "task", "data", "methods", "training", "seeds", *RUNNING}):
         return f"The form has no field for {', '.join(more)}."
     if not isinstance(spec["model"], str) or isinstance(spec["data"], list):
         return "The form holds one data source and a base model by its name alone."

@@ -7,7 +7,7 @@ from workbench.ui.boot import boot
 
 PAGES = {
     "Experiment": {"build": "construction", "runs": "list_alt", "run": "show_chart", "compare": "scatter_plot"},
-    "Library": {"adapters": "extension", "playground": "science", "methods": "menu_book"},
+    "Library": {"adapters": "extension", "playground": "science", "methods": "menu_book", "papers": "article"},
 }  # section -> page -> icon
 
 

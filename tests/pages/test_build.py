@@ -5,7 +5,8 @@ import yaml
 from streamlit.testing.v1 import AppTest
 
 from tests.pages.test_pages import told
-from workbench.services import catalogue, clone, matching, plans, results, shares
+from workbench.core.spec import parse_spec
+from workbench.services import catalogue, clone, matching, papers, plans, results, shares
 from workbench.ui import filling
 
 WHOLE = {
@@ -196,3 +197,21 @@ def test_every_method_of_the_catalogue_can_be_cloned(catalogue_file):
     spec = {**WHOLE, "methods": [one["key"] for one in found["methods"]]}
     assert filling._beyond(spec) == ""
     assert set(filling.methods(spec["methods"], "causal_lm", found)["build.methods.causal_lm"]) == set(spec["methods"])
+
+
+def test_a_paper_of_one_step_fills_the_form(home, answers, cold):
+    at = cold("build", paper="soka")
+    assert not at.exception
+    assert told(at) == []
+    spec = papers.spec("soka")
+    assert written(at)["methods"] == [spec["methods"][0], "lora"]  # rank 8 is LoRA's own default
+    assert parse_spec(written(at)).training == parse_spec(spec).training
+    assert any("Filled from soka" in c.value for c in at.caption)
+
+
+@pytest.mark.parametrize(("key", "why"), [("dylora", "several steps"), ("nobody", "o paper is called 'nobody'")])
+def test_a_paper_that_no_form_holds_is_one_sentence(key, why, home, answers, cold):
+    at = cold("build", paper=key)
+    assert not at.exception
+    (sentence,) = told(at)
+    assert why in sentence

@@ -10,7 +10,7 @@ from workbench.jobs import arranging, client, engine
 from workbench.services import adapters, data, experiments, plans, queue
 from workbench.ui import boot, doors
 
-PAGES = ("build", "runs", "run", "compare", "adapters", "playground", "methods")
+PAGES = ("build", "runs", "run", "compare", "adapters", "playground", "methods", "papers")
 TITLES = {"build": "Build an experiment"}
 
 

@@ -27,7 +27,7 @@ class Train(Config):
 
     def spec(self, name: str) -> ExperimentSpec:
         """The step's experiment."""
-        return parse_spec({"name": name.replace("_", "-"), **self.run})
+        return parse_spec({"name": experiment_name(name), **self.run})
 
 
 class Operate(Config):
@@ -127,3 +127,14 @@ def find(key: str) -> Paper:
 def card(key: str) -> dict[str, Any]:
     """One entry of `papers`."""
     return next(p for p in papers() if p["key"] == key)
+
+
+def spec(key: str) -> dict[str, Any] | None:
+    """A paper's experiment as one writes it; None where it takes several steps."""
+    paper = find(key)
+    return None if paper.experiment is None else {"name": experiment_name(key), **paper.experiment}
+
+
+def experiment_name(key: str) -> str:
+    """What a paper's experiments are called."""
+    return key.replace("_", "-")

@@ -6,8 +6,8 @@ from typing import Any
 from workbench import compare
 from workbench.compare import claims
 from workbench.core.errors import WorkbenchError
-from workbench.services import adapters, experiments, papers
-from workbench.services.papers import Operate, Train
+from workbench.services import adapters, experiments, papers, results
+from workbench.services.papers import Operate, Paper, Train
 
 Rows = list[dict[str, Any]]
 
@@ -34,10 +34,35 @@ def run(
             rows += found["rows"]
         else:
             rows += _operated(step, rows, ids[-1])
+    outcome = _outcome(paper, rows)
+    return {
+        **papers.card(key),
+        "experiments": ids,
+        "rows": rows,
+        "outcome": outcome,
+        "holds": all(one["holds"] for one in outcome),
+    }
+
+
+def latest(key: str) -> dict[str, Any] | None:
+    """What the newest experiment of a paper shows: {experiment, live, outcome}; `outcome` is empty while runs are going on.
+
+    None where the paper takes several steps or was not run in this home.
+
+    Raises:
+        WorkbenchError: its runs lack a figure that the claim speaks of.
+    """
+    paper, name = papers.find(key), papers.experiment_name(key)
+    found = next((one for one in results.experiments() if one["name"] == name), None)
+    if found is None or paper.experiment is None:
+        return None
+    _, rows = ([], []) if found["live"] else results.rows([found["experiment"]])
+    return {"experiment": found["experiment"], "live": found["live"], "outcome": _outcome(paper, rows) if rows else []}
+
+
+def _outcome(paper: Paper, rows: Rows) -> list[dict[str, Any]]:
     table = compare.frame(rows)
-    outcome = [vars(claims.check(text, table)) for text in paper.checks]
-    holds = all(one["holds"] for one in outcome)
-    return {**papers.card(key), "experiments": ids, "rows": rows, "outcome": outcome, "holds": holds}
+    return [vars(claims.check(text, table)) for text in paper.checks]
 
 
 def _finished(rows: Rows, label: str) -> dict[int, dict[str, Any]]:

@@ -67,7 +67,7 @@ def _failure(found: Mapping[str, Any], job: Mapping[str, Any]) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"Field to change: :orange-badge[{found['field']}]", width="content")
             notices.link("build", "Change it and run again", ":material/edit:", clone=job["experiment"])
-    if found["lines"]:
+    if any(found["sentence"] not in line and not line.startswith("File ") for line in found["lines"]):  # it says more
         st.caption("What the log says")
         st.code("\n".join(found["lines"]), language=None, wrap_lines=True)
 

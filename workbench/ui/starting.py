@@ -1,6 +1,6 @@
-"""How the Build screen begins: the form or the YAML, empty or from an earlier experiment (`?clone=`)."""
+"""How the Build screen begins: the form or the YAML, empty or from an earlier experiment (`?clone=`) or a paper (`?paper=`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import streamlit as st
@@ -8,7 +8,7 @@ import streamlit as st
 from workbench.core import safe_yaml
 from workbench.core.errors import WorkbenchError
 from workbench.core.spec import parse_spec
-from workbench.services import clone, results
+from workbench.services import clone, papers, results
 from workbench.ui import filling, notices
 
 MODES = ("Form", "YAML")
@@ -55,14 +55,27 @@ def _switched(found: Mapping[str, Any]) -> None:
 
 
 def _load(found: Mapping[str, Any]) -> None:
-    """Fill the form once for each `?clone=` that arrives; the address is then free again for the person's own changes."""
-    asked = st.query_params.get("clone", "")
-    if not asked:
-        return
-    del st.query_params["clone"]
-    with notices.shown():
-        beyond = filling.fill(clone.clone(results.find_experiment(asked)), found)
-        st.session_state["build_note"] = f"Filled from {asked}. {beyond + ' It is shown as YAML.' if beyond else ''}"
+    """Fill the form once for each `?clone=` or `?paper=` that arrives; the address is then free for the person's changes."""
+    for kind, read in STARTS.items():
+        if asked := st.query_params.get(kind, ""):
+            del st.query_params[kind]
+            with notices.shown():
+                beyond = filling.fill(read(asked), found)
+                st.session_state["build_note"] = f"Filled from {asked}. {beyond + ' It is shown as YAML.' if beyond else ''}"
+
+
+def _of_paper(key: str) -> dict[str, Any]:
+    spec = papers.spec(key)
+    if spec is None:
+        raise WorkbenchError(f"the paper {key} takes several steps, which no form holds; run `python -m workbench paper {key}`.")
+    return spec
+
+
+STARTS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "clone": lambda name: clone.clone(results.find_experiment(name)),
+    "paper": _of_paper,
+}
+"""Part of the address -> the spec that it means."""
 
 
 def _earlier() -> None:

@@ -152,6 +152,14 @@ def methods(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
+def papers(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The source list as a table."""
+    names = {"No.": "id", "Title": "title", "Year": "year", "Key": "key", "Kind": "kind"}
+    return pd.DataFrame(
+        [{name: one[field] for name, field in names.items()} | {"Works": one["status"] == "works"} for one in entries]
+    ).fillna({"Kind": ""})
+
+
 def split_title(entry: Mapping[str, Any]) -> tuple[str, str]:
     """(name, sentence) of a catalogue title `Name: sentence`."""
     name, colon, rest = entry["title"].partition(": ")

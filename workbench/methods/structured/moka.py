@@ -7,9 +7,10 @@
 B starts at zero, so the start is exactly the base. A product has rank(A) rank(B), so a sum can reach full rank with few
 parameters. `shapes` says how wide A is: about sqrt(d_out) / q high and q sqrt(d_in) wide, rounded to divisors, `copies` of each.
 MoKA_s fixes one factor to an identity of size p, a common divisor of both widths near q (d_out d_in)^(1/4), and trains
-the other from zero: with A = I a block-diagonal change, with B = I a strided one. No product is formed in the forward pass.
+the other from zero: with A = I a block-diagonal change, with B = I a strided one. Products of one size would stay equal for
+ever there, so each size is taken once. A gate over one product is no gate. No product is formed in the forward pass.
 
-Parameters per site: R + sum_i (m_a n_a + m_b n_b); with an identity factor R + sum_i d_out d_in / p_i^2.
+Parameters per site: R + sum_i (m_a n_a + m_b n_b); with an identity factor R + sum_i d_out d_in / p_i^2; R counts 0 for R = 1.
 
 Deviates from the paper: its list of shapes per layer and its scale are not known here; shapes follow from q, s is 1.
 """
@@ -34,7 +35,7 @@ class MoKAConfig(Placement):
     shapes: tuple[Annotated[float, Field(ge=1 / 64, le=64)], ...] = Field(
         (0.25, 0.5, 1.0, 2.0, 4.0), min_length=1, max_length=16, description="Stretch q of each shape: 1 = square A, more = wide."
     )
-    copies: int = Field(2, ge=1, le=64, description="Products of each shape; R = copies x shapes.")
+    copies: int = Field(2, ge=1, le=64, description="Products of each shape, one where a factor is an identity.")
     scale: float = Field(1.0, gt=0, le=4096, description="Factor s on the sum.")
     identity: Literal["none", "A", "B"] = Field("none", description="Factor fixed to an identity matrix (MoKA_s).")
 
@@ -56,11 +57,12 @@ class MoKA(WeightPart):
 
     def __init__(self, cfg: MoKAConfig, site: Site, shared: None, gen: torch.Generator, weight: Tensor) -> None:
         super().__init__(cfg, site, shared, gen, weight)
-        self.shapes = chosen_shapes(cfg, site)
-        self.g = nn.Parameter(torch.zeros(len(self.shapes) * cfg.copies))  # (R,), the copies of a shape side by side
+        self.shapes, self.copies = chosen_shapes(cfg, site), copies_of(cfg)
+        start = torch.zeros(len(self.shapes) * self.copies)
+        self.g = nn.Parameter(start) if len(start) > 1 else nn.Buffer(start)  # (R,), the copies of a shape side by side
         self.A, self.B = nn.ParameterList(), nn.ParameterList()  # per shape (copies, m_a, n_a) and (copies, m_b, n_b)
         for m_a, n_a, m_b, n_b in self.shapes:
-            A, B = torch.zeros(cfg.copies, m_a, n_a), torch.zeros(cfg.copies, m_b, n_b)
+            A, B = torch.zeros(self.copies, m_a, n_a), torch.zeros(self.copies, m_b, n_b)
             if cfg.identity == "none":
                 A.uniform_(-1, 1, generator=gen).div_(math.sqrt(n_a))
             if cfg.identity != "A":
@@ -70,7 +72,7 @@ class MoKA(WeightPart):
 
     def products(self) -> list[tuple[Shape, Tensor, Tensor | None, Tensor | None]]:
         """(shape, alpha (copies,), A, B) of every shape; None stands for the identity."""
-        alphas = self.g.softmax(0).split(self.cfg.copies)
+        alphas = self.g.softmax(0).split(self.copies)
         A, B = ([*some] or [None] * len(alphas) for some in (self.A, self.B))
         return list(zip(self.shapes, alphas, A, B, strict=True))
 
@@ -104,7 +106,16 @@ class MoKA(WeightPart):
     @staticmethod
     def n_params(cfg: MoKAConfig, sites: list[Site]) -> int:
         count = {"none": lambda a, b, c, d: a * b + c * d, "A": lambda a, b, c, d: c * d, "B": lambda a, b, c, d: a * b}
-        return sum(cfg.copies * (1 + count[cfg.identity](*shape)) for s in sites for shape in chosen_shapes(cfg, s))
+        return sum(
+            copies_of(cfg) * sum(count[cfg.identity](*shape) for shape in shapes) + (gates if gates > 1 else 0)
+            for shapes in (chosen_shapes(cfg, site) for site in sites)
+            for gates in [copies_of(cfg) * len(shapes)]
+        )
+
+
+def copies_of(cfg: MoKAConfig) -> int:
+    """Products of each shape."""
+    return cfg.copies if cfg.identity == "none" else 1
 
 
 def chosen_shapes(cfg: MoKAConfig, site: Site) -> list[Shape]:
@@ -113,7 +124,7 @@ def chosen_shapes(cfg: MoKAConfig, site: Site) -> list[Shape]:
         pairs = [(_near(site.d_out, math.sqrt(site.d_out) / q), _near(site.d_in, math.sqrt(site.d_in) * q)) for q in cfg.shapes]
         return [(m, n, site.d_out // m, site.d_in // n) for m, n in pairs]
     both = math.gcd(site.d_out, site.d_in)
-    sizes = [_near(both, q * (site.d_out * site.d_in) ** 0.25) for q in cfg.shapes]
+    sizes = dict.fromkeys(_near(both, q * (site.d_out * site.d_in) ** 0.25) for q in cfg.shapes)
     fixed = [(p, p, site.d_out // p, site.d_in // p) for p in sizes]
     return fixed if cfg.identity == "A" else [(c, d, a, b) for a, b, c, d in fixed]
 

@@ -10,7 +10,7 @@ export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test test-all app check fix mutate throughput plan-bench methods-table gpu faults fuzz papers
+.PHONY: demo test test-all app check fix mutate throughput plan-bench methods-table gpu faults soak doors fuzz papers
 
 demo: $(VENV)/.installed
 	$(BIN)/python -P -m workbench run docs/demo.yaml
@@ -52,6 +52,15 @@ mutate: $(VENV)/.installed-dev
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -P -m pytest -q -n 2 --dist worksteal --slow tests/faults
 	$(BIN)/python -P tests/mutate/run.py --faults
+
+# every attack at every door with its counts, then the proof that each defence is needed; `make test` runs most of it
+doors: $(VENV)/.installed-dev
+	$(BIN)/python -P -m pytest -q -n 2 --dist loadfile --slow tests/doors tests/bad_inputs
+	$(BIN)/python -P tests/mutate/run.py --doors
+
+# daemons, workers, engines and clients killed every few seconds, for hours; 0 = all is well
+soak: $(VENV)/.installed-dev
+	WORKBENCH_SOAK_MINUTES=$${WORKBENCH_SOAK_MINUTES:-360} $(BIN)/python -P tests/faults/soak.py
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -P tests/fuzz/run.py --inputs 20000

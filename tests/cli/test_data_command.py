@@ -4,7 +4,7 @@ import json
 
 from workbench.core import safe_yaml
 
-KEYS = {"experiment", "entries", "truncation", "suggestion", "limit", "scores", "image", "problem"}
+KEYS = {"experiment", "entries", "truncation", "suggestion", "unknown", "limit", "scores", "image", "problem"}
 ENTRY = {"id", "source", "total", "counts", "mapping", "reasons", "proposed", "unused", "labels", "doctor", "problem"}
 
 

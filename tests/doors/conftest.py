@@ -1,7 +1,9 @@
-"""A workspace beside things that an attack would like to reach, and the check that it reached none of them."""
+"""A workspace beside things that an attack would like to reach, the check that it reached none of them, and the counts."""
 
 import os
+import re
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,19 @@ import pytest
 from tests.doors import watching
 from tests.doors.watching import WATCH, hashes, is_local, is_sentence
 from workbench.core.errors import WorkbenchError
+
+ASKED = {
+    "A1": ("other hosts and origins", 12), "A2": ("cross-site requests, frames", 8), "A3": ("paths at doors", 360),
+    "A4": ("archives", 20), "A5": ("pickles", 16), "A6": ("code by configuration", 14), "A7": ("planted modules", 8),
+    "A8": ("command injection", 12), "A9": ("secrets in what is written", 80), "A10": ("hostile text where it is shown", 180),
+    "A11": ("parsers that run away", 6), "A12": ("requests to elsewhere", 10), "A13": ("sizes", 12),
+    "A14": ("other users of the machine", 8), "A15": ("MLflow's server", 6), "A16": ("supply chain", 6),
+}  # fmt: skip
+"""Attack -> (what, how many cases the matrix asks for). A test `test_a<n>_...` is one case unless it records `cases`."""
+FEWER = {
+    "A15": "no such server is started or embedded, so its five doors do not exist",
+    "A16": "hashed lock file and audit are for the day of a release, see SECURITY.md",
+}
 
 
 def _passing(path):
@@ -75,3 +90,20 @@ def yard(tmp_path, monkeypatch):
 
 
 __all__ = ["Yard", "watching", "yard"]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Cases per attack: run, and asked for."""
+    run, through = Counter(), Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            found = re.search(r"::test_a(\d+)_", report.nodeid)
+            if found and report.when == "call":
+                run[f"A{found[1]}"] += dict(report.user_properties).get("cases", 1)
+                through[f"A{found[1]}"] += outcome == "failed"
+    for name in (name for name in ASKED if run[name]):
+        what, asked = ASKED[name]
+        why = f" ({FEWER[name]})" if name in FEWER and run[name] < asked else ""
+        terminalreporter.write_line(f"{name:4} {what:32} {run[name]:4} cases of {asked:3} asked, {through[name]} broken{why}")
+    if run:
+        terminalreporter.write_line(f"{sum(run.values())} attacks, {sum(through.values())} tests with a door that is open")

@@ -60,7 +60,7 @@ def refused_start(home, *options, cwd=ROOT, **env):
 
 def get(port, path="/", host=None, **headers):
     """One GET without redirects; `path` is sent as it stands."""
-    with socket.create_connection(("127.0.0.1", port), 10) as stream:
+    with socket.create_connection(("127.0.0.1", port), 60) as stream:
         lines = [f"GET {path} HTTP/1.1", f"Host: {host or f'127.0.0.1:{port}'}", "Connection: close"]
         stream.sendall("\r\n".join([*lines, *(f"{k}: {v}" for k, v in headers.items()), "", ""]).encode("utf-8", "replace"))
         raw = b"".join(iter(lambda: stream.recv(65536), b""))
@@ -70,7 +70,7 @@ def get(port, path="/", host=None, **headers):
     return status, fields, body
 
 
-def talk(port, page="methods", host=None, origin="own", cookies=None, seconds=20.0, **headers):
+def talk(port, page="methods", host=None, origin="own", cookies=None, seconds=90.0, **headers):
     """Open a page over its WebSocket.
 
     Returns:
@@ -83,11 +83,11 @@ def talk(port, page="methods", host=None, origin="own", cookies=None, seconds=20
     origin = f"http://{host}" if origin == "own" else origin
     token = (cookies or {}).get("_streamlit_xsrf", "PLACEHOLDER")
     more = {**headers, "Cookie": "; ".join(f"{k}={v}" for k, v in cookies.items())} if cookies else headers
-    raw = socket.create_connection(("127.0.0.1", port), 10)
+    raw = socket.create_connection(("127.0.0.1", port), 60)
     try:
         address, protocols = f"ws://{host}/_stcore/stream", ["streamlit", token]
         with connect(
-            address, sock=raw, origin=origin, subprotocols=protocols, additional_headers=more, max_size=None, open_timeout=20
+            address, sock=raw, origin=origin, subprotocols=protocols, additional_headers=more, max_size=None, open_timeout=60
         ) as stream:
             message = BackMsg()
             message.rerun_script.page_name = page

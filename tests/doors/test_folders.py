@@ -19,6 +19,7 @@ from workbench import export as exports
 from workbench.core.spec import parse_spec
 from workbench.data import load_table, resolve
 from workbench.export import foreign_config
+from workbench.kernel import state
 from workbench.models.bundled import resolve_model
 from workbench.tasks import find
 
@@ -128,6 +129,15 @@ def torch_zip(canary):
     return packed.getvalue()
 
 
+def scripted(canary):
+    """What `torch.jit.save` writes: code and pickles in one zip, with the planted pickle beside them."""
+    packed = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), packed)
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("archive/extra.pkl", pickle.dumps(Evil(canary)))
+    return packed.getvalue()
+
+
 PICKLES = {
     "adapter_model.bin": torch_zip, "adapter_model.pt": torch_zip, "model.pth": torch_zip, "pytorch_model.bin": torch_zip,
     "last.ckpt": torch_zip, "weights.pkl": lambda c: pickle.dumps(Evil(c)), "old.pickle": lambda c: pickle.dumps(Evil(c), 0),
@@ -135,7 +145,7 @@ PICKLES = {
     "optimizer.pt": torch_zip, "rng_state.pth": torch_zip, "training_args.bin": torch_zip,
     "model.h5": lambda c: b"\x89HDF\r\n\x1a\n",
     "model.keras": torch_zip, "wrapped.7z": lambda c: b"7z\xbc\xaf\x27\x1c" + pickle.dumps(Evil(c)),
-    ".hidden.bin": torch_zip,
+    ".hidden.bin": torch_zip, "scripted.pt": scripted,
 }  # fmt: skip
 
 
@@ -214,6 +224,18 @@ def test_a5_safetensors_that_are_something_else_too(yard, adapter):
             assert "whole safetensors" in yard.refused(lambda: as_adapter(adapter))
 
 
+@pytest.mark.parametrize("index", [None, "pytorch_model.bin", "../../outside/pytorch_model.bin"])
+def test_a5_weights_that_are_a_good_pickle_are_not_read_beside_safetensors_either(index, yard, base):
+    model = yard.work / "model"
+    shutil.copytree(base, model)
+    weights = load_file(model / "model.safetensors")
+    (model / "model.safetensors").rename(model / "other.safetensors")
+    torch.save(weights, (model / (index or "pytorch_model.bin")).resolve())
+    if index:
+        edit("model.safetensors.index.json", metadata={}, weight_map=dict.fromkeys(weights, index))(model, yard.canary)
+    assert "safetensors" in yard.refused(lambda: as_model(model))
+
+
 def test_a5_a_pickled_type_in_a_parquet_file_is_not_loaded(yard):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
@@ -257,8 +279,10 @@ MODELS = {
     "tokenizer code": edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tok", "evil.Tok"]}),
     "tokenizer class": edit("tokenizer_config.json", tokenizer_class="evil.Tok"),
     "chat template": edit("tokenizer_config.json", chat_template=TEMPLATE),
-    "weights outside": edit("model.safetensors.index.json", weight_map={"bert.x": "../../outside/secret.csv"}, metadata={}),
-    "weights absolute": edit("model.safetensors.index.json", weight_map={"bert.x": "/etc/passwd"}, metadata={}),
+    "weights outside": edit("model.safetensors.index.json", weight_map={"bert.x": "../../outside/x.safetensors"}, metadata={}),
+    "weights absolute": edit("model.safetensors.index.json", weight_map={"bert.x": "/etc/x.safetensors"}, metadata={}),
+    "weights named": edit("config.json", transformers_weights="../../outside/x.safetensors"),
+    "another base": edit("adapter_config.json", peft_type="LORA", base_model_name_or_path="../../outside/keep"),
     "dtype": edit("config.json", dtype="os.system", torch_dtype="evil.Model"),
 }  # fmt: skip
 
@@ -270,16 +294,26 @@ def test_a6_a_base_models_files_never_run_code(name, yard, base):
     MODELS[name](model, yard.canary)
     said, host = yard.attacked(lambda: as_model(model))
     assert said or not type(host).__module__.startswith("evil")
+    assert name not in LEADS_OUT or any(word in said for word in OUR_WORDS), said
+
+
+LEADS_OUT = {
+    "weights outside", "weights absolute", "weights named", "another base", "attention kernel", "attention kernel, short",
+}  # fmt: skip
+"""What transformers itself would read or fetch; the rest it passes over without permission to run code."""
+OUR_WORDS = ("which is refused", "of its own folder", "names another base")
 
 
 ADAPTERS = {
     "mapping": {"auto_mapping": {"base_model_class": "Model", "parent_library": "evil"}},
     "mapping with dots": {"auto_mapping": {"base_model_class": "Model", "parent_library": "transformers.models.bert..evil"}},
     "mapping of a submodule": {"auto_mapping": {"base_model_class": "X", "parent_library": "transformers.utils.hub"}},
+    "mapping that goes on": {"auto_mapping": {"parent_library": "transformers.models.bert.modeling_bert.os"}},
     "megatron": {"megatron_core": "evil"},
     "megatron by prefix": {"megatron_core": "megatron.core.evil", "megatron_config": {"x": 1}},
     "tokenizer arguments": {"tokenizer_kwargs": {"trust_remote_code": True}, "tokenizer_name_or_path": "evil/repo"},
     "runaway pattern": {"target_modules": r"(\w+\.?)+!"},
+    "pattern of dots": {"target_modules": "bert.encoder.layer...attention.self.quer."},
     "runaway pattern in a list": {"target_modules": [r"(\w+\.?)+!"]},
     "runaway rank pattern": {"rank_pattern": {r"(a+)+$": 2}},
     "runaway layers": {"layers_pattern": [r"(a|a)*$"], "layers_to_transform": [0]},
@@ -304,3 +338,19 @@ def test_a6_weights_of_the_good_folder_are_finite_and_used(yard, adapter):
         tensors[min(tensors)][0] = value
         save_file(tensors, adapter / "adapter_model.safetensors")
         assert "must be finite" in yard.refused(lambda: as_adapter(adapter))
+
+
+def test_a6_weights_named_twice_or_changed_afterwards_are_refused(yard, adapter):
+    weights = adapter / "adapter_model.safetensors"
+    meta = {"format": 1, "method": "lora", "config": {}, "sha256": {weights.name: state.file_sha256(weights)}}
+    (adapter / state.META).write_text(json.dumps(meta))
+    assert state.read(adapter).tensors
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert "was changed since" in yard.refused(lambda: state.read(adapter))
+    size = int.from_bytes(good[:8], "little")
+    header = good[8 : 8 + size].decode().rstrip()
+    name, place = next((k, v) for k, v in json.loads(header).items() if k != "__metadata__")
+    twice = f"{header[:-1]}, {json.dumps(name)}: {json.dumps(place)}}}".encode()
+    weights.write_bytes(len(twice).to_bytes(8, "little") + twice + good[8 + size :])
+    assert "whole safetensors" in yard.refused(lambda: state.read_tensors(weights))

@@ -2,9 +2,11 @@
 
 import json
 import re
+import struct
 import subprocess
 import time
 import tomllib
+import zlib
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,8 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)
 BLOWUPS = {
     "alias bomb": lambda folder: safe_yaml.loads(BOMB),
     "brackets": lambda folder: safe_yaml.loads("a: " + "[" * 400_000),
+    "100 levels": lambda folder: safe_yaml.loads("a: " + "[" * 100 + "]" * 100),
+    "1,000 digits": lambda folder: safe_yaml.loads("a: " + "9" * 1000),
     "digits": lambda folder: safe_yaml.loads("a: " + "9" * 300_000),
     "deep JSON": lambda folder: tabular.read_table(put(folder / "a.json", "[" * 500_000)),
     "quotes": lambda folder: tabular.read_table(put(folder / "a.csv", "text,label\n" + '"a""' * 200_000)),
@@ -138,6 +142,16 @@ def sparse(path, size):
     return path
 
 
+def picture(width, height):
+    """A PNG whose header promises that many pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
 def labels(count):
     """A table with `count` different labels."""
     return "text,label\n" + "".join(f"text {i},label {i}\n" for i in range(count))
@@ -166,6 +180,7 @@ SIZES = {
         lambda f: foreign_config._config(put(f / foreign_config.CONFIG, b" " * 5_000_000).parent),
         "at most 4 MB",
     ),
+    "60 million pixels": (lambda f: images.pixels(put(f / "a.png", picture(10_000, 6_000))), "million pixels"),
     "nothing to submit": (lambda f: client.submit([]), "at least one run"),
 }
 

@@ -45,7 +45,8 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a7_modules_planted_in_the_current_folder_never_run(call, trap, tmp_path):
+def test_a7_modules_planted_in_the_current_folder_never_run(call, trap, tmp_path, record_property):
+    record_property("cases", len(PLANTED))
     folder, canary = trap
     if "without" in call:  # the package itself is what was asked for by that name; the rest of the folder is not
         folder = tmp_path / "trap"
@@ -54,7 +55,7 @@ def test_a7_modules_planted_in_the_current_folder_never_run(call, trap, tmp_path
             (folder / name).write_text(PLANT.format(str(canary)))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "WORKBENCH_HOME": str(tmp_path / "home")}
     done = subprocess.run(
-        [sys.executable, *CALLS[call]], cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *CALLS[call]], cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False
     )
     assert not canary.exists(), done.stderr
     assert done.returncode == (3 if call == "worker" else 0), done.stderr
@@ -133,16 +134,17 @@ def modes(top):
     return {p: stat.S_IMODE(p.lstat().st_mode) for p in [top, *top.rglob("*")] if not p.is_symlink()}
 
 
-def test_a14_nobody_else_can_enter_a_new_home_or_write_what_is_in_it(lax, tmp_path):
+def test_a14_nobody_else_can_enter_a_new_home_or_write_what_is_in_it(lax, tmp_path, record_property):
+    record_property("cases", 3)
     home = tmp_path / "home"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "WORKBENCH_HOME": str(home), "WORKBENCH_IDLE_SECONDS": "2"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "WORKBENCH_HOME": str(home), "WORKBENCH_IDLE_SECONDS": "60"}
     code = (
         "import os; from workbench.cli import main; main(['jobs']); from workbench.core import paths; paths.cache();"
         "from workbench.services import files; files.upload('a.csv', b'x');"
         "from workbench.jobs import client; client.ensure_daemon()"
     )
     try:
-        subprocess.run([sys.executable, "-P", "-c", code], env=env, check=True, timeout=60, capture_output=True)
+        subprocess.run([sys.executable, "-P", "-c", code], env=env, check=True, timeout=240, capture_output=True)
         deadline = time.monotonic() + 10
         while not (home / "daemon.json").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -155,7 +157,21 @@ def test_a14_nobody_else_can_enter_a_new_home_or_write_what_is_in_it(lax, tmp_pa
     assert found[home / "jobs.db"] == 0o600
 
 
-def test_a14_a_home_that_anybody_may_write_is_refused(tmp_path, monkeypatch):
+def test_a14_a_background_process_writes_for_its_owner_alone(lax, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    made = paths.home() / "made"
+
+    def serve(ready):
+        made.mkdir()
+        ready()
+
+    assert detach.detach(paths.home() / "daemon.log", serve) == 0
+    assert stat.S_IMODE(made.stat().st_mode) & 0o022 == 0
+    assert stat.S_IMODE((paths.home() / "daemon.log").stat().st_mode) == 0o600
+
+
+def test_a14_a_home_that_anybody_may_write_is_refused(tmp_path, monkeypatch, record_property):
+    record_property("cases", 2)
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     for folder in (tmp_path / "open", Path("/tmp")):
@@ -164,7 +180,8 @@ def test_a14_a_home_that_anybody_may_write_is_refused(tmp_path, monkeypatch):
             paths.home()
 
 
-def test_a14_a_folder_planted_for_our_socket_is_refused(tmp_path, monkeypatch):
+def test_a14_a_folder_planted_for_our_socket_is_refused(tmp_path, monkeypatch, record_property):
+    record_property("cases", 2)
     home = tmp_path / ("long" * 30)
     monkeypatch.setenv("WORKBENCH_HOME", str(home))
     place = engine.socket_path().parent
@@ -189,7 +206,8 @@ def test_a14_the_engines_socket_is_ours_alone(tmp_path, monkeypatch, lax):
         assert stat.S_IMODE(engine.socket_path().stat().st_mode) == 0o600
 
 
-def test_a14_locks_and_temporary_folders_are_private(tmp_path, lax, monkeypatch):
+def test_a14_locks_and_temporary_folders_are_private(tmp_path, lax, monkeypatch, record_property):
+    record_property("cases", 3)
     import tempfile
 
     from workbench.core.locks import file_lock

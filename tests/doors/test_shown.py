@@ -21,7 +21,7 @@ from workbench.figures import document, style
 from workbench.jobs import failures
 from workbench.kernel import state
 from workbench.services import tables as terminal
-from workbench.ui import looking, notices, tables
+from workbench.ui import answering, looking, notices, tables
 
 PAYLOADS = {
     "script": "<script>alert(1)</script>", "image": "<img src=x onerror=alert(1)>", "link": "[click](javascript:alert(1))",
@@ -152,6 +152,9 @@ def _model_card(given):
     inert_markdown(lines[1].removeprefix("# "))
     inert_markdown(next(one for one in lines if one.startswith("- labels")).removeprefix("- labels: "))
     assert sum(one.startswith(("#", "---", "tags")) for one in lines) == 3
+    coded = [re.sub("`[^`]*`", "", one) for one in lines if one.startswith(("- modifiers", "The method", "- base"))]
+    assert len(coded) == 3
+    assert not re.search(r"[<>\[=@]", "".join(coded))
 
 
 def _adapter_readme(given):
@@ -177,11 +180,22 @@ def _token_view(given):
     inert_page(looking._row({"pieces": [piece], "hidden": 0, "id": given, "split": given, "length": 1}))
 
 
+def _answer(given):
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answering.st, "html", drawn.append)
+        answering._text(given, given)
+        answering._text(given, "")
+    assert len(drawn) == 2
+    for page in drawn:
+        inert_page(re.sub(r' style="[^"<>]*"', "", page).replace("<mark", "<span").replace("</mark", "</span"))
+
+
 FIELDS = {
     f.__name__.strip("_"): f
     for f in (
         _page, _csv_of_a_comparison, _csv_of_predictions, _report_heading, _report_table, _report_title, _figure, _model_card,
-        _adapter_readme, _terminal, _sentence, _token_view,
+        _adapter_readme, _terminal, _sentence, _token_view, _answer,
     )
 }  # fmt: skip
 WORK = None
@@ -199,7 +213,7 @@ def test_a10_hostile_text_is_inert(field, payload):
 
 
 def test_a10_there_are_as_many_cases_as_promised():
-    assert len(PAYLOADS) * len(FIELDS) == 180
+    assert len(PAYLOADS) * len(FIELDS) >= 180
 
 
 @pytest.mark.parametrize("payload", ["terminal", "bidi", "zero width", "line", "tab"])
@@ -226,6 +240,7 @@ SECRETS = {
         )
     )
 }  # fmt: skip
+OPEN = "NO-SECRET-7c1e"
 SINKS = ("argv", "log", "events", "MLflow", "spec copy", "HTML report", "model card", "error text")
 
 
@@ -236,7 +251,8 @@ def written(tmp_path_factory):
     home = top / "home"
     env = {**os.environ, **SECRETS, "PYTHONPATH": str(ROOT), "WORKBENCH_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
     spec = {
-        "name": "canary", "model": "bundled/minilm", "task": "text_classification", "methods": [{"method": "lora", "rank": 2}],
+        "name": "canary", "model": "bundled/minilm", "task": "text_classification",
+        "methods": [{"method": "lora", "rank": 2, "label": OPEN}],
         "data": {"source": "bundled/docstrings", "limit": 40}, "training": {"max_steps": 2, "batch_size": 4, "max_length": 16},
         "baseline": False,
     }  # fmt: skip
@@ -298,6 +314,12 @@ def command_lines():
 def test_a9_no_secret_is_written(sink, secret, written):
     assert written[sink]
     assert SECRETS[secret].encode() not in written[sink]
+
+
+@pytest.mark.slow
+def test_a9_what_is_no_secret_is_found_where_the_secrets_are_looked_for(written):
+    known = dict.fromkeys(SINKS, OPEN) | {"argv": "compare", "log": "job 1", "events": '"event"', "error text": "nobody-here"}
+    assert [sink for sink, word in known.items() if word.encode() not in written[sink]] == []
 
 
 def test_a9_passwords_of_addresses_are_hidden_in_sentences():

@@ -10,8 +10,8 @@ from workbench.jobs import client
 
 MATRICES = {
     "F1": "SIGKILL at every place", "F2": "other signals", "F3a": "SIGKILL at the k-th system call",
-    "F3b": "ENOSPC and EIO at the k-th system call", "F4": "power loss", "F5": "resources", "F6": "damaged queue",
-    "F7": "trainings that go wrong", "F8": "clock", "F9": "network", "F10": "operations of histories",
+    "F3b": "an error of the k-th system call", "F4": "power loss", "F5": "resources", "F6": "damaged queue",
+    "F7": "trainings that go wrong", "F8": "clock", "F9": "network", "F10": "requests and kills of histories",
 }  # fmt: skip
 
 
@@ -45,6 +45,8 @@ def pytest_terminal_summary(terminalreporter):
                 failed[name] += outcome == "failed"
     for name in sorted(set(counts) & set(MATRICES), key=lambda name: (len(name), name)):
         terminalreporter.write_line(f"{name:4} {MATRICES[name]:40} {counts[name]:6} injected, {failed[name]} broken")
+    if counts["kills"]:
+        terminalreporter.write_line(f"     of F10, kills of daemons, workers and clients: {counts['kills']}")
     total, broken = (sum(found[name] for name in MATRICES) for found in (counts, failed))
     skipped = len(terminalreporter.stats.get("skipped", []))
     terminalreporter.write_line(f"{total} faults injected, {broken} tests with a broken invariant, {skipped} not runnable here")

@@ -18,6 +18,7 @@ from workbench.jobs.store import Store
 
 AT = 3
 """The step at which something happens."""
+LATE = 5
 
 
 def at_step(act):
@@ -103,8 +104,106 @@ def metric():
     TextClassification.metrics = lambda self, predictions: {**usual(self, predictions), "accuracy": float("nan")}
 
 
+def part():
+    """The weights of one part become NaN after a late step."""
+    from workbench.kernel.adapter import Adapter
+
+    usual = Adapter.on_step
+
+    def on_step(self, step, steps):
+        if step == LATE:
+            next(iter(self.named_trainable().values())).data.fill_(float("nan"))
+        return usual(self, step, steps)
+
+    Adapter.on_step = on_step
+
+
+def late_memory():
+    """What a card's library says when it has no room left, at a late step."""
+    import torch
+
+    usual, count = torch.optim.AdamW.step, [0]
+
+    def step(self, *given, **named):
+        count[0] += 1
+        if count[0] == LATE:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return usual(self, *given, **named)
+
+    torch.optim.AdamW.step = step
+
+
+def optimizer():
+    """The optimizer meets a state that does not fit."""
+    import torch
+
+    def step(self, *_, **__):
+        raise RuntimeError("The size of tensor a (8) must match the size of tensor b (4) at non-singleton dimension 0")
+
+    torch.optim.AdamW.step = step
+
+
+def collecting():
+    """What a checkpoint needs cannot be collected."""
+    from workbench.kernel.adapter import Adapter
+    from workbench.train import session
+
+    def progress(self):
+        raise RuntimeError("the scores of this part are gone")
+
+    session.SAVE_EVERY, Adapter.progress = 0.0, progress
+
+
+def validation():
+    """The rows of the validation cannot be judged."""
+    from workbench.tasks.text.text_classification import TextClassification
+
+    def metrics(self, predictions):
+        raise ValueError("y_true and y_pred must have the same length")
+
+    TextClassification.metrics = metrics
+
+
+def one_row():
+    """The tokenizer's native code panics at one row: no `Exception`."""
+    from workbench.tasks.text.text_classification import TextClassification
+
+    usual = TextClassification.encode
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+
+    def encode(self, table):
+        if any("plot" in text for text in table.column("text")):
+            raise panic("byte index 3 is not a char boundary; it is inside 'é' (bytes 2..4)")
+        return usual(self, table)
+
+    TextClassification.encode = encode
+
+
+def observing():
+    """A method that looks at the base before it trains raises while it looks."""
+    from workbench.kernel.contract import Method, Part
+
+    def observe(self, x):
+        raise ArithmeticError("the covariance of this site is singular")
+
+    Method.calibration_rows, Part.observe = classmethod(lambda cls, cfg: 4), observe
+
+
+def preparing():
+    """A method raises when it prepares what it has seen."""
+    from workbench.kernel.contract import Method, Part
+
+    def prepare(self, weight):
+        raise RuntimeError("linalg.svd: The algorithm failed to converge because the input matrix is ill-conditioned")
+
+    Method.calibration_rows, Part.prepare = classmethod(lambda cls, cfg: 4), prepare
+
+
 STEPS = {f.__name__: f for f in (nan, inf, gpu_memory, memory, slow, bad_gradient)}
-PATCHES = {f.__name__: f for f in (loader, callback, metric)}
+PATCHES = {
+    f.__name__: f
+    for f in (loader, callback, metric, part, late_memory, optimizer, collecting, validation, one_row, observing, preparing)
+}
 
 
 def train(spec, reporter, folder, placed):

@@ -182,12 +182,9 @@ def _daemon(home: Path) -> None:
 
 
 def _forget_half(home: Path) -> None:
-    """Half-made folders of a submit that never was are swept when they are old: make them old and start the daemon anew."""
+    """Half-made folders of a submit that never was are swept when a daemon starts."""
     known = rows(home)
-    half = [path for path in (home / "runs").iterdir() if path.name not in known]
-    if half:
-        for path in half:
-            os.utime(path, (0, 0))
+    if any(path.name not in known for path in (home / "runs").iterdir()):
         daemon.stop()
         start(home)
 

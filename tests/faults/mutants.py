@@ -4,8 +4,8 @@ from tests.mutate.mutants import Mutant
 
 DURABLE, LOCKS = "workbench/core/durable.py", "workbench/core/locks.py"
 CHECKPOINT, SESSION, TRAINING = (f"workbench/train/{n}.py" for n in ("checkpoint", "session", "loop"))
-WIRE, CLIENT, STORE, LOOP, DAEMON, WORKER, READING = (
-    f"workbench/jobs/{n}.py" for n in ("wire", "client", "store", "loop", "daemon", "worker", "reading")
+WIRE, CLIENT, STORE, LOOP, DAEMON, WORKER, READING, REMOVING = (
+    f"workbench/jobs/{n}.py" for n in ("wire", "client", "store", "loop", "daemon", "worker", "reading", "removing")
 )
 EVENTS = "tracking/events.py"
 FAULTS = "tests/faults/test_"
@@ -88,12 +88,11 @@ MUTANTS = [
     Mutant(WIRE, "        raise\n    sync_folder(path.parent)\n", "        raise\n", "a verdict's name is not synced",
            _power("result")),
     Mutant(EVENTS, "            os.fsync(self._file)\n", "", "a finished run loses its last events", _power("result")),
-    Mutant(CLIENT, "        wire.sync_folder(runs)\n", "", "an acknowledged run loses its folder", _power("submit")),
+    Mutant(CLIENT, "    wire.sync_folder(aside.parent)\n", "", "an acknowledged run loses its folder", _power("submit")),
     Mutant(
         CLIENT,
-        "            jobs = store.add(rows)\n    except BaseException:\n        for folder in made:\n"
-        "            shutil.rmtree(folder, ignore_errors=True)\n",
-        "            jobs = store.add(rows)\n    except BaseException:\n",
+        "        for folder in made:\n            shutil.rmtree(folder, ignore_errors=True)\n",
+        "",
         "a refused submit leaves its folders",
         _error("submit"),
     ),
@@ -124,7 +123,19 @@ MUTANTS = [
            "tests/jobs/test_locks.py"),
     Mutant(STORE, "AND attempt=coalesce(?, attempt)", "AND coalesce(?, attempt) > 0", "a stale attempt may write",
            "tests/jobs/test_store.py"),
+    Mutant(STORE, '{"cancel": {**CANCELLED, "ended": time.time()}, "pause": PAUSED}.get(', "{}.get(",
+           "a wish is lost with a worker that never came to life",
+           "tests/jobs/test_store.py::test_what_was_asked_of_a_job_holds_when_its_worker_never_came_to_life"),
+    Mutant(STORE, 'if state == "paused" and row.get("intent") == "cancel"', "if False", "a wish is lost to an earlier one",
+           "tests/jobs/test_store.py::test_a_cancel_that_comes_while_a_worker_pauses_is_kept"),
+    Mutant(REMOVING, "return not busy and set(", "return set(", "the folders of a living submit are swept",
+           "tests/jobs/test_daemon.py::test_half_made_folders_are_swept_unless_a_submit_is_going_on"),
+    Mutant(LOOP, "        removing.sweep(self.store)\n", "", "the folders of a dead submit stay", _killed("submit.written-KILL")),
+    Mutant(LOOP, '        logs.bound(run_folder(row["run_id"]) / "train.log")\n', "", "a flood of warnings fills the disk",
+           f"{FAULTS}planted.py::test_a_worker_that_prints_without_end_does_not_fill_the_disk --slow"),
     # --- damage
     Mutant(DAEMON, "        sound(store.path)\n", "", "a daemon works on a damaged queue", T_DAMAGED),
+    Mutant(READING, "        if schema.emptied(path):", "        if False:", "an emptied queue is taken for a new one",
+           f"{T_DAMAGE}::test_an_emptied_queue_is_named_and_left"),
     Mutant(READING, "        if found != schema.VERSION:", "        if False:", "a later queue is written to", T_LATER),
 ]  # fmt: skip

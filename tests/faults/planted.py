@@ -134,13 +134,18 @@ def ask(what, *rest):
 WIRING = worker.Wiring(train, lambda spec, placed: placed, reporter, {"export": "planted:export"})
 
 
-def main(what, *rest):
-    """Be one of the three."""
+def prepare():
+    """Hashes in place of tensors, and a fixed code, so that an edit while the tests run changes nothing."""
     sys.modules["safetensors.torch"] = SimpleNamespace(  # type: ignore[assignment]
         save_file=_save_file, load_file=lambda path: json.loads(Path(path).read_text())
     )
     sys.path.insert(0, str(Path(__file__).parent))
-    detach.code_stamp = lambda: "planted"  # so that an edit while the tests run changes nothing
+    detach.code_stamp = lambda: "planted"
+
+
+def main(what, *rest):
+    """Be one of the three."""
+    prepare()
     if what == "worker":
         return worker.main(Path(rest[0]), WIRING)
     if what == "client":

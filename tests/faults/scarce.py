@@ -1,17 +1,21 @@
-"""The planted daemon and workers of `planted`; at step 3 of a first attempt something runs out, as `config.fault` says."""
+"""The planted daemon and workers of `planted`; at step 3 of a first attempt something runs out or goes wrong, as `config.fault`
+says."""
 
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 from tests.faults import planted
-from workbench.core.events import Step
+from workbench.core.events import Step, Stopped
 from workbench.core.paths import home
-from workbench.jobs import daemon, detach
+from workbench.jobs import daemon, detach, worker
 
 FILLER = "filler"
 
@@ -75,6 +79,38 @@ def read_only(folder: Path) -> None:
     subprocess.run(["chattr", "+i", str(folder)], check=True)
 
 
+def native(folder: Path) -> None:
+    """Native code crashes."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leaves(folder: Path) -> None:
+    """Something ends the process as if all were well."""
+    os._exit(0)
+
+
+def floods(folder: Path) -> None:
+    """A library prints 50 MB of warnings."""
+    for _ in range(50):
+        print(("warning: " + "x" * 990 + "\n") * 1000, end="", file=sys.stderr, flush=True)
+        time.sleep(0.05)
+
+
+def recursion(folder: Path) -> None:
+    """A function calls itself for ever."""
+    recursion(folder)
+
+
+def interrupt(folder: Path) -> None:
+    """Ctrl-C in a library."""
+    raise KeyboardInterrupt
+
+
+def thread(folder: Path) -> None:
+    """A library leaves a thread behind that never ends."""
+    threading.Thread(target=threading.Event().wait).start()
+
+
 class Scarce:
     """A reporter at whose third step the fault happens."""
 
@@ -96,6 +132,10 @@ class Scarce:
 def train(spec, told, folder, placed):
     """The planted training with its fault."""
     fault = spec.config.get("fault") if placed.attempt == 1 else None
+    if fault == "hangs":  # before the first step
+        while told.wish() is None:
+            time.sleep(0.02)
+        raise Stopped(told.wish())
     return PLAIN(spec, Scarce(told, lambda: globals()[fault](folder)) if fault else told, folder, placed)
 
 
@@ -115,7 +155,8 @@ def main(what, *rest):
     planted.WIRING = type(planted.WIRING)(train, planted.WIRING.prepare, planted.WIRING.reporter, planted.WIRING.short)
     if what == "daemon" and "UMASK" in os.environ:
         os.umask(int(os.environ["UMASK"], 8))
-    return planted.main(what, *rest)
+    code = planted.main(what, *rest)
+    return worker._leave(code) if what == "worker" else code
 
 
 if __name__ == "__main__":

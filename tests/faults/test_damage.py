@@ -64,6 +64,26 @@ def test_a_damaged_queue_is_named_and_left(filled, record_property):
     assert len(looked_at(path)) == 60
 
 
+def test_an_emptied_queue_is_named_and_left(filled, record_property):
+    record_property("F6", 1)
+    path = filled / NAME
+    path.write_bytes(b"")
+    for name in ("-wal", "-shm"):
+        path.with_name(NAME + name).unlink(missing_ok=True)
+    assert "is empty, and there are runs beside it" in looked_at(path)
+    assert "is empty, and there are runs beside it" in refused_by_the_daemon(filled)
+    assert path.read_bytes() == b""
+    path.unlink()  # as the sentence advises
+    assert looked_at(path) == []
+
+
+def test_a_first_start_that_was_killed_before_its_schema_is_taken_up(home):
+    (home / "runs").mkdir()
+    (home / NAME).touch()
+    with Store(home / NAME) as store:
+        assert store.rows() == []
+
+
 @pytest.mark.parametrize("seed", range(16))
 def test_a_flipped_bit_is_named_or_harms_no_structure(filled, seed, record_property):
     record_property("F6", 1)
@@ -126,7 +146,10 @@ def test_an_exclusive_holder_is_named_and_waited_for(planted_home, record_proper
     (job,) = client.submit([make_spec("one", seconds=0.05)])
     holder = sqlite3.connect(planted_home / NAME, isolation_level=None)
     until(lambda: holder.execute("BEGIN EXCLUSIVE"), 10)
-    with Store(planted_home / NAME, patience=0.1) as hurried, pytest.raises(WorkbenchError, match="locked; try again"):
+    with (
+        Store(planted_home / NAME, patience=0.1) as hurried,
+        pytest.raises(WorkbenchError, match="locked; another process holds it"),
+    ):
         hurried.cancel(job)
     holder.execute("ROLLBACK")
     holder.close()

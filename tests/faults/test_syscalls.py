@@ -1,4 +1,4 @@
-"""F3: the commit paths under SIGKILL, ENOSPC and EIO at the k-th call of the kernel, for every k that a dry run counts."""
+"""F3: the commit paths under SIGKILL, ENOSPC, EIO, EINTR and EACCES at the k-th call of the kernel, for every k of a dry run."""
 
 import pytest
 
@@ -30,9 +30,10 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new(name, step, alone, record_
 
 
 @pytest.mark.parametrize("step", [SOME, ALL])
-@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+@pytest.mark.parametrize("error", ["ENOSPC", "EIO", *(pytest.param(e, marks=pytest.mark.slow) for e in ("EINTR", "EACCES"))])
 @pytest.mark.parametrize("name", WAYS)
 def test_an_error_of_any_call_is_one_sentence_and_leaves_nothing_half_done(name, error, step, alone, record_property):
+    """EINTR is normally unnoticed: Python and SQLite ask again."""
     count, broken = syscalls.every(WAYS[name], alone, f"error={error}", step, first=3 if step > 1 else 0)
     record_property("F3b", count)
     assert not broken, "\n".join(broken[:30])

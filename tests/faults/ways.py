@@ -1,6 +1,5 @@
 """The five commit paths that F3 and F4 break: submit, claim, checkpoint, result, export; each with what must hold afterwards."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
@@ -39,11 +38,7 @@ def daemon(home: Path, act: Callable[[Loop], Any]) -> None:
 
 
 def rest(home: Path) -> None:
-    """What a daemon does when it starts; half-made folders count as old."""
-    known = {row["run_id"] for row in invariants.rows(home)}
-    for path in (home / "runs").iterdir() if (home / "runs").is_dir() else ():
-        if path.name not in known:
-            os.utime(path, (0, 0))
+    """What a daemon does when it starts."""
     daemon(home, lambda loop: loop.reconcile())
 
 

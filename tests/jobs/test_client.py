@@ -91,7 +91,8 @@ def test_without_a_daemon_nothing_is_queued(home, monkeypatch):
 def test_a_daemon_that_cannot_start_says_why(home):
     (home / "jobs.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(
-        WorkbenchError, match=r"^the daemon could not be started: the job store .* not a database; move the file away\.$"
+        WorkbenchError,
+        match=r"^the daemon could not be started: the job store .* not a database; put a copy back, or move it away",
     ):
         client.ensure_daemon()
 
@@ -245,3 +246,36 @@ def test_delete_while_the_worker_ends_is_refused(queue, home):
     until(lambda: not is_held(run_lock(home, "one")))
     queue.delete(job)
     assert left_in(home) == []
+
+
+@pytest.mark.parametrize("act", ["cancel", "pause", "resume", "retry"])
+def test_what_was_granted_is_not_refused_because_somebody_deletes_the_job_at_that_moment(home, monkeypatch, act):
+    monkeypatch.setattr(client, "ensure_daemon", lambda: None)
+    (job,) = client.submit([make_spec("one")])
+    with Store(client.jobs_db()) as store:
+        {"resume": store.pause, "retry": store.cancel}.get(act, bool)(job)
+    real = getattr(Store, act)
+
+    def deleted(self, *given):
+        done = real(self, *given)
+        self.remove(job)
+        return done
+
+    monkeypatch.setattr(Store, act, deleted)
+    assert getattr(client, act)(job)["run_id"] == "one"
+    assert client.jobs() == []
+
+
+def test_a_refusal_says_that_the_job_was_deleted(home, monkeypatch):
+    monkeypatch.setattr(client, "ensure_daemon", lambda: None)
+    (job,) = client.submit([make_spec("one")])
+    row = client.find(job)
+    monkeypatch.setattr(client, "find", lambda _: row)
+    client.delete(job)
+    for act, said in (
+        ("cancel", "job 1 is deleted"),
+        ("retry", "job 1 is deleted"),
+        ("delete", "somebody else has just deleted job 1"),
+    ):
+        with pytest.raises(WorkbenchError, match=said):
+            getattr(client, act)(job)

@@ -15,7 +15,7 @@ from tests.jobs.living import PLANTED, make_spec, processes_of, start_planted, u
 from workbench.core.errors import WorkbenchError
 from workbench.core.locks import is_held, run_lock
 from workbench.core.paths import ROOT, run_folder
-from workbench.jobs import client, daemon, detach, processes, slots, wire
+from workbench.jobs import client, daemon, detach, processes, removing, slots, wire
 
 REAL_ENSURE = client.ensure_daemon
 
@@ -262,18 +262,20 @@ def test_a_stale_daemon_with_work_is_left_alone(queue, monkeypatch):
     queue.wait([job])
 
 
-def test_half_made_folders_are_swept_when_old(home, store):
+def test_half_made_folders_are_swept_unless_a_submit_is_going_on(home, store):
     runs = home / "runs"
-    for name in (".new-1", "half", "row", "full", "young"):
-        (runs / name).mkdir(parents=True)
-        (runs / name / "spec.yaml").touch()
+    dead, living = runs / ".new-1-1-abc", removing.new_folder(runs)
+    for folder in (dead, living, runs / ".gone-abc", runs / "half", runs / "row", runs / "full"):
+        folder.mkdir(parents=True)
+        (folder / "spec.yaml").touch()
     (runs / "full" / "train.log").touch()
     store.add([{"run_id": "row", "experiment": "", "name": "", "kind": "none", "label": "", "method": "", "seed": 0, "spec": ""}])
     store.cancel(1)
-    for name in (".new-1", "half", "row", "full"):
-        os.utime(runs / name, (0, 0))
+    removing.sweep(store)
+    assert sorted(path.name for path in runs.iterdir()) == [living.name, "full", "half", "row"]
+    shutil.rmtree(living)
     start_planted()
-    assert sorted(path.name for path in runs.iterdir()) == ["full", "row", "young"]
+    assert sorted(path.name for path in runs.iterdir()) == ["full", "row"]
 
 
 def test_a_run_whose_folder_is_gone_fails_alone(queue):

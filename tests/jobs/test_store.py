@@ -166,7 +166,9 @@ def test_only_the_standard_library_is_imported_before_started():
 
 def test_a_damaged_or_foreign_store_is_named(home):
     (home / NAME).write_bytes(b"this is no database" * 100)
-    with pytest.raises(WorkbenchError, match=r"jobs\.db cannot be used: file is not a database; move the file away\.$"):
+    with pytest.raises(
+        WorkbenchError, match=r"jobs\.db cannot be used: file is not a database; put a copy back, or move it away"
+    ):
         Store(home / NAME)
     (home / NAME).unlink()
     with sqlite3.connect(home / NAME) as db:
@@ -178,7 +180,7 @@ def test_a_damaged_or_foreign_store_is_named(home):
 def test_a_busy_store_says_so(store):
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    with Store(store.path, patience=0.1) as hurried, pytest.raises(WorkbenchError, match="locked; try again"):
+    with Store(store.path, patience=0.1) as hurried, pytest.raises(WorkbenchError, match="locked; another process holds it"):
         hurried.add([row("a")])
     other.execute("ROLLBACK")
     other.close()
@@ -188,3 +190,59 @@ def test_a_busy_store_says_so(store):
 def test_one_fact_one_place(home):
     assert jobs_db() == home / NAME
     assert set(ENDED) == {"finished", "failed", "cancelled"}
+
+
+@pytest.mark.parametrize(("wish", "state"), [("cancel", "cancelled"), ("pause", "paused"), (None, "queued")])
+def test_what_was_asked_of_a_job_holds_when_its_worker_never_came_to_life(store, wish, state):
+    (job,) = store.add([row("a")])
+    store.claim("cpu:0", ("train",))
+    if wish:
+        assert getattr(store, wish)(job)
+    assert store.requeue(job, 1)
+    found = store.row(job)
+    assert (found["state"], found["intent"], found["attempt"]) == (state, None, 2)
+    assert (found["ended"] is not None) == (state == "cancelled")
+
+
+def test_a_cancel_that_comes_while_a_worker_pauses_is_kept(store):
+    (job,) = store.add([row("a")])
+    store.claim("cpu:0", ("train",))
+    store.pause(job)
+    store.cancel(job)  # granted, after the worker has seen the pause
+    assert store.end(job, 1, "paused", None)
+    assert (store.row(job)["state"], store.row(job)["reason"]) == ("cancelled", "cancelled on request")
+
+
+@pytest.mark.parametrize("act", ["pause", "cancel"])
+def test_a_wish_is_one_transaction(store, act):
+    """In two, a job that is put back between them would be refused by both, although it is not over."""
+    (job,) = store.add([row("a")])
+    store.claim("cpu:0", ("train",))
+    said = []
+    store._db.set_trace_callback(said.append)
+    assert getattr(store, act)(job)
+    assert said.count("BEGIN IMMEDIATE") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (sqlite3.SQLITE_BUSY, "another process holds it for long: try again"),
+        (sqlite3.SQLITE_FULL, "free the disk"),
+        (sqlite3.SQLITE_READONLY, "make it and its folder writable for you"),
+        (sqlite3.SQLITE_IOERR_FSYNC, "the disk does not work: look after it and try again"),
+        (sqlite3.SQLITE_CORRUPT, "put a copy back, or move it away and submit again"),
+        (sqlite3.SQLITE_ERROR, "put a copy back, or move it away and submit again"),
+    ],
+)
+def test_every_error_of_the_database_has_its_advice(store, code, advice):
+    error = sqlite3.OperationalError("what SQLite says")
+    error.sqlite_errorcode = code
+    with pytest.raises(WorkbenchError, match=rf"jobs\.db cannot be used: what SQLite says; {advice}\.$"), store._explained():
+        raise error
+
+
+def test_a_store_that_may_not_be_written_says_so(store):
+    store._db.execute("PRAGMA query_only=1")
+    with pytest.raises(WorkbenchError, match="readonly database; make it and its folder writable for you"):
+        store.add([row("a")])

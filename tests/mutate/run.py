@@ -1,6 +1,6 @@
 """The mutation drill: plant each bug in a copy of the repository and see that the tests notice it.
 
-    python tests/mutate/run.py [--faults] [--only TEXT] [--workers N]
+    python tests/mutate/run.py [--faults | --doors] [--only TEXT] [--workers N]
 
 Exit code 0 when every planted bug is caught; 1 when one survives; 2 when the drill itself is broken (the unmutated copy is
 not green, a planted text is not found exactly once, a run ends in anything but passed or failed tests). The working tree
@@ -11,7 +11,9 @@ import argparse
 import importlib
 import multiprocessing
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,15 +25,18 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tests.doors.mutants import MUTANTS as DOORS  # noqa: E402
 from tests.faults.mutants import MUTANTS as FAULTS  # noqa: E402
 from tests.mutate.mutants import MUTANTS, Mutant  # noqa: E402
 
-COPIED = ("workbench", "tests", "tracking", "pyproject.toml")
+COPIED = ("workbench", "tests", "tracking", "pages", "app.py", ".streamlit", "pyproject.toml", "requirements.txt", "Makefile")
 HEAVY = (
     "torch",
     "peft",
     "hypothesis",
     "safetensors.torch",
+    "streamlit",
+    "plotly.graph_objects",
     *(f"transformers.models.{m}.modeling_{m}" for m in ("bert", "gpt2", "llama", "vit")),
 )
 LIMIT = 300
@@ -57,6 +62,7 @@ def copy_to(folder: Path) -> Path:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors", "workspace"))
         else:
             shutil.copy(source, folder / name)
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)  # the house asks git which files are ours
     return folder
 
 
@@ -109,7 +115,7 @@ def plant(mutant: Mutant, folder: Path) -> Run:
     file = folder / mutant.file
     clean = file.read_text()
     file.write_text(clean.replace(mutant.old, mutant.new))
-    return Run(start(folder, mutant.tests.split()), mutant, folder, clean, time.monotonic())
+    return Run(start(folder, shlex.split(mutant.tests)), mutant, folder, clean, time.monotonic())
 
 
 def finished(going: list[Run]) -> Iterator[tuple[Run, str]]:
@@ -135,7 +141,7 @@ def drill(mutants: list[Mutant], folders: list[Path]) -> dict[str, int]:
         for run, verdict in finished(going):
             counts[verdict] += 1
             print(
-                f"{verdict:9}{time.monotonic() - run.started:6.1f} s  {Path(run.mutant.file).name:12} {run.mutant.why}",
+                f"{verdict:9}{time.monotonic() - run.started:6.1f} s  {Path(run.mutant.file).name:18} {run.mutant.why}",
                 flush=True,
             )
             if verdict == "broken":
@@ -147,18 +153,21 @@ def drill(mutants: list[Mutant], folders: list[Path]) -> dict[str, int]:
 def main() -> int:
     """Prove the baseline green, plant every bug, print the table."""
     parser = argparse.ArgumentParser(description="Plant bugs in a copy and see that the tests notice them.")
-    parser.add_argument("--faults", action="store_true", help="the bugs that the net of faults must catch, not the kernel's")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--faults", dest="planted", action="store_const", const=FAULTS, help="those that the faults must show")
+    which.add_argument("--doors", dest="planted", action="store_const", const=DOORS, help="those that the attacks must show")
+    parser.set_defaults(planted=MUTANTS)
     parser.add_argument("--only", default="", help="mutants whose file or reason contains this text")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="how many at a time")
     asked = parser.parse_args()
-    mutants = [m for m in (FAULTS if asked.faults else MUTANTS) if asked.only in m.file or asked.only in m.why]
+    mutants = [m for m in asked.planted if asked.only in m.file or asked.only in m.why]
     if not mutants or (lost := misplaced(mutants)):
         print("\n".join(lost) if mutants else "no mutant is called that", file=sys.stderr)
         return 2
     preload()
     with tempfile.TemporaryDirectory(prefix="workbench-mutate-") as temporary:
         folders = [copy_to(Path(temporary, str(n))) for n in range(asked.workers) if not Path(temporary, str(n)).mkdir()]
-        started, baseline = time.monotonic(), start(folders[0], sorted({t for m in mutants for t in m.tests.split()}))
+        started, baseline = time.monotonic(), start(folders[0], sorted({t for m in mutants for t in shlex.split(m.tests)}))
         baseline.join(4 * LIMIT)
         if baseline.exitcode != PASSED:
             baseline.kill()

@@ -79,7 +79,7 @@ def test_weights_of_another_model_are_one_sentence(tmp_path, meta):
     folder = planted.base("bert", tmp_path / "b")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    with pytest.raises(WorkbenchError, match=r"^the weights in b lack bert\.encoder\.layer\.2.*do not fit this model class\.$"):
+    with pytest.raises(WorkbenchError, match=r"^the weights in b lack bert\.encoder\.layer\.2.*choose another model or task\.$"):
         tasks.find("text_classification")(folder, LABELS, 16).host(0, meta=meta)
 
 

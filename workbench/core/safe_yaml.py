@@ -18,7 +18,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
-            raise WorkbenchError(f"YAML aliases (*name) are not allowed; line {self.peek_event().start_mark.line + 1} has one.")
+            line = self.peek_event().start_mark.line + 1
+            raise WorkbenchError(f"YAML aliases (*name) are not allowed; line {line} has one: write the value out.")
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise WorkbenchError(f"YAML must be nested at most {MAX_DEPTH} deep; flatten it.")
@@ -37,6 +38,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _tagged(loader: _Loader, node: yaml.Node) -> None:
+    line = node.start_mark.line + 1
+    raise WorkbenchError(f"YAML tags (!name) are not allowed; line {line} has {node.tag[:60]!r}: write a plain value.")
+
+
 _INT, _FLOAT = re.compile(r"[-+]?[0-9]+"), re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
@@ -53,6 +59,7 @@ for _tag, _pattern, _first in (
     ("float", re.compile(rf"(?:{_FLOAT.pattern}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"), "-+0123456789."),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern.pattern})$"), list(_first))
+_Loader.add_constructor(None, _tagged)  # type: ignore[arg-type]  # every tag that nothing else constructs
 _Loader.add_constructor("tag:yaml.org,2002:int", _number)
 _Loader.add_constructor(
     "tag:yaml.org,2002:float",
@@ -86,13 +93,19 @@ def loads(data: bytes | str, what: str = "the spec") -> dict:
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        reason = " ".join(str(getattr(error, "problem", None) or error).split()).rstrip(".")
+        told = [getattr(error, name, None) for name in ("context", "problem")]
+        reason = " ".join((", ".join(filter(None, told)) or str(error)).split()).rstrip(".")
         raise WorkbenchError(f"{what} must be valid YAML; it fails{where}: {reason}.") from None
     except RecursionError:
         raise WorkbenchError(f"YAML must be nested at most {MAX_DEPTH} deep; flatten it.") from None
     if not isinstance(value, dict):
-        raise WorkbenchError(f"{what} must be a YAML mapping (key: value lines); got {type(value).__name__}.")
+        raise WorkbenchError(f"{what} must be a YAML mapping (key: value lines); got {_kind(value)}.")
     return value
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "nothing", list: "a list", str: "a text"}
+    return names.get(type(value), type(value).__name__)
 
 
 def dumps(value: dict) -> str:

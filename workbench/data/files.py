@@ -23,7 +23,8 @@ MAGIC = {
     b"\xff\xd8\xff": "a JPEG image",
     b"\x80\x04\x95": "a pickle",
 }
-BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32"}
+BOMS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+"""The longer ones first: that of UTF-32 begins as that of UTF-16."""
 
 
 def regular(path: Path, what: str = "a data file") -> os.stat_result:

@@ -13,8 +13,8 @@ from workbench.core.errors import WorkbenchError
 from workbench.data import images
 from workbench.data.findings import Rows, finding
 
-HEADERS, DECODED = 20_000, 500
-"""Images whose header is read, and of these as many whose pixels are decoded; of more, an even sample."""
+HEADERS, DECODED, TRIED = 20_000, 500, 50
+"""Images whose header is read, and of these as many whose pixels are decoded (`TRIED` by a plan); of more, an even sample."""
 TINY = 16
 """Pixels of the shorter side below which little can be seen."""
 Shape = tuple[int, int, str]
@@ -24,10 +24,7 @@ Shape = tuple[int, int, str]
 def examine_images(rows: Rows) -> Iterator[dict[str, Any]]:
     """Findings about the `image` part of some rows."""
     cells = rows.parts["image"]
-    looked = list(range(0, len(cells), max(1, -(-len(cells) // HEADERS))))
-    shapes = {i: shape for i in looked if (shape := _shape(cells[i])) is not None}
-    decoded = set(looked[:: max(1, -(-len(looked) // DECODED))])
-    broken = [i for i in looked if i not in shapes or (i in decoded and not _decodes(cells[i]))]
+    looked, shapes, broken = _opened(cells, DECODED)
     names = [_name(cell, i, shapes.get(i)) for i, cell in enumerate(cells)]
     if broken:
         says = f"{len(broken):,} of {len(looked):,} images cannot be read: replace or remove them."
@@ -40,6 +37,25 @@ def examine_images(rows: Rows) -> Iterator[dict[str, Any]]:
         yield finding("warning" if 2 * len(tiny) < len(shapes) else "note", "tiny_images", rows, tiny, says, names)
     yield from _repeated(rows, cells, [i for i in looked if i in shapes], names)
     yield from _mixed(rows, shapes)
+
+
+def refuse_unreadable(cells: Sequence[Any]) -> None:
+    """Look at the headers of many images and the pixels of some.
+
+    Raises:
+        WorkbenchError: the first one that cannot be read, by its name.
+    """
+    for index in _opened(cells, TRIED)[2][:1]:
+        images.pixels(cells[index])
+
+
+def _opened(cells: Sequence[Any], most: int) -> tuple[list[int], dict[int, Shape], list[int]]:
+    """(images looked at, their shapes, those that cannot be read), `most` of them decoded."""
+    looked = list(range(0, len(cells), max(1, -(-len(cells) // HEADERS))))
+    shapes = {i: shape for i in looked if (shape := _shape(cells[i])) is not None}
+    decoded = set(looked[:: max(1, -(-len(looked) // most))])
+    huge = {i for i, (width, height, _) in shapes.items() if width * height > images.MAX_PIXELS}
+    return looked, shapes, [i for i in looked if i not in shapes or i in huge or (i in decoded and not _decodes(cells[i]))]
 
 
 def _mixed(rows: Rows, shapes: dict[int, Shape]) -> Iterator[dict[str, Any]]:

@@ -83,7 +83,7 @@ def pixels(image: Any) -> np.ndarray:
 
 def _decoded(source: Any, name: str) -> np.ndarray:
     """Bytes or a PIL image to RGB, size checked before anything is unpacked."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     too_big = f"an image must have at most {MAX_PIXELS // 10**6} million pixels; {name} has more: shrink it."
     try:
@@ -95,8 +95,11 @@ def _decoded(source: Any, name: str) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     except Image.DecompressionBombError:
         raise WorkbenchError(too_big) from None
+    except UnidentifiedImageError:
+        raise WorkbenchError(f"{name} must be a whole image; no image format begins like it: replace or remove it.") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise WorkbenchError(f"{name} must be a whole image; it cannot be read ({str(error)[:100]}).") from None
+        reason = f"it cannot be read ({str(error)[:100]})"
+        raise WorkbenchError(f"{name} must be a whole image; {reason}: replace or remove it.") from None
 
 
 def keys(images: list[Any]) -> list[str]:

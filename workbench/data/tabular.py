@@ -74,7 +74,7 @@ def _parse(text: str, path: Path, line: int) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        where, problem = f"line {line + error.lineno - 1}, column {error.colno}", error.msg.lower()
+        where, problem = f"line {line + error.lineno - 1}, column {error.colno}", error.msg.lower().removesuffix(" starting at")
     except (ValueError, RecursionError) as error:
         where, problem = f"line {line}", "it is nested too deep" if isinstance(error, RecursionError) else str(error)
     raise WorkbenchError(f"{path.name} must be valid {path.suffix[1:]}; it fails at {where}: {problem}.")

@@ -38,7 +38,7 @@ def _scalar(value: Any, column: str, row: int, part: str) -> str:
     if isinstance(value, str):
         return _clean(value, column, row)
     if isinstance(value, float) and math.isinf(value):
-        raise WorkbenchError(f"column {column!r} must hold a {part} in every row; row {row + 1} is infinite.")
+        raise WorkbenchError(f"column {column!r} must hold a {part} in every row; row {row + 1} is infinite: correct it.")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if hasattr(value, "isoformat"):

@@ -40,6 +40,7 @@ def import_folder(folder: str | Path, name: str) -> dict[str, Any]:
     )
     dropped = {"sha256", "format", "method", "config"}
     meta = {k: v for k, v in imported.stored.meta.items() if k not in dropped} | {"label": name, "imported_from": folder.name}
+    _check_free(target)  # the name may have been taken while this one was checked
     with free_disk(target):
         state.save(target, revived.adapter, meta, imported.stored.head, reference)
     facts = {"method": revived.adapter.key, "task": meta["task"], "base": meta["base"]["source"], "rows": check.rows}
@@ -56,11 +57,15 @@ def import_folder(folder: str | Path, name: str) -> dict[str, Any]:
 def _places(folder: Path, name: str) -> tuple[Path, Path]:
     """The folder to read and the one to write, both as they must be."""
     target = paths.home() / "adapters" / paths.safe_name(name, "--name")
-    if target.exists():
-        raise WorkbenchError(f"an adapter is called {name!r} already; choose another --name.")
+    _check_free(target)
     if not folder.is_dir():
         raise WorkbenchError(f"the adapter to import must be a folder; {folder} is none.")
     return folder, target
+
+
+def _check_free(target: Path) -> None:
+    if target.exists():
+        raise WorkbenchError(f"an adapter is called {target.name!r} already; choose another --name.")
 
 
 def _bundle(folder: Path) -> tuple[state.Stored, dict[str, Any]]:

@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ LOG_BYTES = 1_000_000
 POLL = 0.2
 ENSURE_EVERY = 5.0
 TELL_WITHIN = 5.0
+DELETED = {"state": "deleted"}
 
 
 def ensure_daemon() -> None:
@@ -94,48 +95,41 @@ def _row(run_id: str, experiment: str, kind: str, file: str, **more: Any) -> Row
 
 def _queue(rows: Sequence[Row], texts: Mapping[str, str]) -> list[int]:
     ensure_daemon()  # before anything is written: without a daemon nothing is queued
+    aside = removing.new_folder(home() / "runs")
+    made: list[Path] = []
     try:
-        made = _make_folders(rows, texts)
-    except OSError as error:
-        raise WorkbenchError(f"the run folders could not be written: {failures.sentence(error)}") from None
-    failpoints.reach("submit.written")
-    try:
+        aside.parent.mkdir(exist_ok=True)
+        for folder in _make_folders(rows, texts, aside):
+            made.append(folder)
+        failpoints.reach("submit.written")
         with Store(jobs_db()) as store:
             jobs = store.add(rows)
-    except BaseException:
+    except BaseException as error:
         for folder in made:
             shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise WorkbenchError(f"the run folders could not be written: {failures.sentence(error)}") from None
         raise
+    finally:
+        durable.wipe(aside)
     failpoints.reach("submit.acknowledged")
     ensure_daemon()  # it may just have left for idleness; now that rows are there it cannot
     return jobs
 
 
-def _make_folders(rows: Sequence[Row], texts: Mapping[str, str]) -> list[Path]:
-    """Write all folders aside, then rename each into place; on an error none remains."""
-    runs = home() / "runs"
-    runs.mkdir(exist_ok=True)
-    aside = runs / f".new-{secrets.token_hex(6)}"
-    made: list[Path] = []
-    try:
-        for row in rows:
-            folder = aside / row["run_id"]
-            folder.mkdir(parents=True)
-            wire.write_whole(folder / Path(row["spec"]).name, texts[row["run_id"]])
-        for row in rows:
-            target = run_folder(row["run_id"])
-            if target.exists():
-                raise WorkbenchError(f"a run id must be new; {row['run_id']} has a folder already: submit under another one.")
-            os.rename(aside / row["run_id"], target)
-            made.append(target)
-        wire.sync_folder(runs)
-    except BaseException:
-        for folder in made:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        durable.wipe(aside)
-    return made
+def _make_folders(rows: Sequence[Row], texts: Mapping[str, str], aside: Path) -> Iterator[Path]:
+    """Write all folders aside, then rename each into place; yields each that is there."""
+    for row in rows:
+        folder = aside / row["run_id"]
+        folder.mkdir(parents=True)
+        wire.write_whole(folder / Path(row["spec"]).name, texts[row["run_id"]])
+    for row in rows:
+        target = run_folder(row["run_id"])
+        if target.exists():
+            raise WorkbenchError(f"a run id must be new; {row['run_id']} has a folder already: submit under another one.")
+        os.rename(aside / row["run_id"], target)
+        yield target
+    wire.sync_folder(aside.parent)
 
 
 def jobs(experiment: str | None = None) -> list[Row]:
@@ -203,6 +197,12 @@ def wait(job_ids: Sequence[int], on_change: Callable[[list[Row]], None] | None =
             time.sleep(POLL)
 
 
+def _now(row: Row) -> Row:
+    """The row as it stands; what was asked of it is done, even if somebody has deleted it since."""
+    with Store(jobs_db()) as store:
+        return store.row(row["job"]) or row
+
+
 def cancel(job: int | str) -> Row:
     """End a waiting job at once, ask a live one to stop (signals follow if it does not); returns the row.
 
@@ -212,11 +212,11 @@ def cancel(job: int | str) -> Row:
     row = find(job)
     with Store(jobs_db()) as store:
         if not store.cancel(row["job"]):
-            state = (store.row(row["job"]) or row)["state"]
+            state = (store.row(row["job"]) or DELETED)["state"]
             raise WorkbenchError(f"only a job that is not over can be cancelled; job {row['job']} is {state}.")
     failpoints.reach("cancel.written")
     ensure_daemon()
-    return find(row["job"])
+    return _now(row)
 
 
 def pause(job: int | str) -> Row:
@@ -230,10 +230,10 @@ def pause(job: int | str) -> Row:
         raise WorkbenchError(f"only a training can be paused; job {row['job']} is of kind {row['kind']}: cancel it instead.")
     with Store(jobs_db()) as store:
         if not store.pause(row["job"]):
-            state = (store.row(row["job"]) or row)["state"]
+            state = (store.row(row["job"]) or DELETED)["state"]
             raise WorkbenchError(f"only a job that waits or runs can be paused; job {row['job']} is {state}.")
     failpoints.reach("pause.written")
-    return find(row["job"])
+    return _now(row)
 
 
 def resume(job: int | str) -> Row:
@@ -262,10 +262,10 @@ def _again(job: int | str, change: Callable[[Store, int, int], bool], rule: str)
     ensure_daemon()
     with Store(jobs_db()) as store:
         if not change(store, row["job"], row["attempt"]):
-            state = (store.row(row["job"]) or row)["state"]
+            state = (store.row(row["job"]) or DELETED)["state"]
             raise WorkbenchError(f"{rule}; job {row['job']} is {state}.")
     ensure_daemon()
-    return find(row["job"])
+    return _now(row)
 
 
 def delete(job: int | str) -> int:

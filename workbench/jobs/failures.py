@@ -152,5 +152,5 @@ def _ended(status: int | None) -> str:
     if status is not None and status < 0:
         hint = " (by hand, or by the system because memory ran out)" if -status == signal.SIGKILL else ""
         return f"the worker was killed by {signal.Signals(-status).name}{hint}"
-    said = f"ended with exit code {status} and no verdict" if status else "was killed or ended without a verdict"
+    said = "was killed or ended without a verdict" if status is None else f"ended with exit code {status} and no verdict"
     return f"the worker {said}"

@@ -7,7 +7,6 @@ outlive the daemon and are adopted by the next one.
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.locks import Alive, is_held, run_lock
 from workbench.core.paths import home, run_folder
 from workbench.core.run_spec import Placed
-from workbench.jobs import cluster, detach, failures, memory, processes, wire
+from workbench.jobs import cluster, detach, failures, logs, memory, processes, removing, wire
 from workbench.jobs.record import read_spec
 from workbench.jobs.slots import Slot, layout, together
 from workbench.jobs.store import ENDED, LIVE, Row, Store
@@ -33,7 +32,6 @@ BEGIN_WITHIN = 60.0
 PATIENCE = (5.0, 10.0, 15.0)  # seconds after a cancel at which INT, TERM and KILL follow
 KEPT = {"spec.yaml", "request.json", "train.log", "placement.json"}
 MOST_ATTEMPTS = 3  # of a run that the machine takes down with it each time
-STALE_FOLDER = 3600.0
 WORKER = tuple(detach.python("workbench.jobs.worker"))
 
 
@@ -131,17 +129,7 @@ class Loop:
                 self.store.requeue(row["job"], row["attempt"])
             elif row["state"] != "queued":
                 self._judge(row)
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Remove folders of a submit or delete that was killed halfway: never referred to by a row, an hour old."""
-        runs = home() / "runs"
-        for folder in runs.iterdir() if runs.is_dir() else ():
-            if not folder.is_dir() or time.time() - folder.lstat().st_mtime < STALE_FOLDER:
-                continue
-            half = folder.name.startswith(".") or {path.name for path in folder.iterdir()} <= {"spec.yaml", "request.json"}
-            if half and self.store.run(folder.name) is None:
-                shutil.rmtree(folder, ignore_errors=True)
+        removing.sweep(self.store)
 
     def _lives(self, row: Row) -> bool:
         if not cluster.of_cluster(row):
@@ -153,6 +141,7 @@ class Loop:
 
     def _judge(self, row: Row) -> None:
         dead = not processes.alive(row["pid"], row["pid_created"])  # asked first: then lock and verdict are its last words
+        logs.bound(run_folder(row["run_id"]) / "train.log")
         if self._lives(row):
             if row["intent"] == "cancel":
                 self._escalate(row)

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from workbench.jobs import schema
@@ -12,6 +12,16 @@ from workbench.jobs import schema
 Row = dict[str, Any]
 LIVE = ("starting", "running")
 ENDED = ("finished", "failed", "cancelled")
+
+ADVICE = MappingProxyType({
+    sqlite3.SQLITE_BUSY: "another process holds it for long: try again",
+    sqlite3.SQLITE_FULL: "free the disk",
+    sqlite3.SQLITE_READONLY: "make it and its folder writable for you",
+    sqlite3.SQLITE_CANTOPEN: "make it and its folder readable and writable for you",
+    sqlite3.SQLITE_IOERR: "the disk does not work: look after it and try again",
+    sqlite3.SQLITE_NOMEM: "free some memory and try again",
+})  # fmt: skip
+"""What to do about an error of SQLite that leaves the file as it is; any other is damage or a foreign file."""
 
 
 def _row(cursor: sqlite3.Cursor, values: tuple) -> Row:
@@ -32,6 +42,8 @@ class Reading:
 
     def __init__(self, path: Path, patience: float = 10.0) -> None:
         self.path = path
+        if schema.emptied(path):
+            raise self._problem("is empty, and there are runs beside it; put a copy back, or move it away and submit again")
         with self._explained():
             self._db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
             self._db.row_factory = _row
@@ -52,7 +64,8 @@ class Reading:
         except sqlite3.IntegrityError as error:
             raise self._problem(f"already has such a run ({error}); submit it under a new run id") from error
         except sqlite3.DatabaseError as error:
-            advice = "try again" if "locked" in str(error) else "free the disk" if "full" in str(error) else "move the file away"
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the details of its kind
+            advice = ADVICE.get(code, "put a copy back, or move it away and submit again")
             raise self._problem(f"cannot be used: {error}; {advice}") from error
 
     def __enter__(self) -> Self:

@@ -39,6 +39,23 @@ STEPS = (FIRST, SECOND, THIRD)
 """Step n makes version n + 1 of version n; an empty file is of version 0."""
 
 
+def emptied(path: Path, patience: float = 1.0) -> bool:
+    """Whether a file has lost all that was in it: it has no byte, and there are runs beside it.
+
+    An empty file in a home without runs is a first start that was killed; one that gets its schema this moment is waited for.
+    """
+    deadline = time.monotonic() + patience
+    while path.is_file() and path.stat().st_size == 0 and _runs(path.parent / "runs"):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _runs(folder: Path) -> bool:
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
 def version(db: sqlite3.Connection) -> int:
     """The schema of an open file; 0 when it is new."""
     return db.execute("PRAGMA user_version").fetchone()["user_version"]

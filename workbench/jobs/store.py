@@ -25,6 +25,8 @@ FRESH = {"intent": None, "reason": None, "failure": None, "step": 0, "steps": 0,
 
 GOES_ON = {name: value for name, value in FRESH.items() if name not in ("step", "steps")}
 HELD = "held back on request; resume it to queue it again."
+PAUSED = {"state": "paused", "reason": HELD}
+CANCELLED = {"state": "cancelled", "reason": "cancelled before it began"}
 
 
 class Store(Reading):
@@ -122,8 +124,10 @@ class Store(Reading):
         """
         values = {"state": state, "reason": reason, "failure": failure, "ended": time.time(), "intent": None}
         with self._write() as db:
+            row = db.execute("SELECT * FROM jobs WHERE job=?", (job,)).fetchone() or {}
+            if state == "paused" and row.get("intent") == "cancel":  # asked after the worker had seen the pause
+                values |= {"state": "cancelled", "reason": "cancelled on request"}
             changed = self._change(db, job, values, LIVE, attempt)
-            row = db.execute("SELECT * FROM jobs WHERE job=?", (job,)).fetchone()
             if changed and state == "failed" and row["kind"] == "train" and row["on_error"] == "hold":
                 failed = f"job {job} ({row['label']}, seed {row['seed']})"
                 why = f"held because {failed} of this experiment failed: see why, then resume or cancel this run."
@@ -132,12 +136,23 @@ class Store(Reading):
             return changed
 
     def requeue(self, job: int, attempt: int, states: Sequence[str] = ("starting",)) -> bool:
-        """Put back a job whose worker never came to life, or went down with the machine; a late worker is then refused."""
-        return self._set(job, {**FRESH, "state": "queued", "attempt": attempt + 1}, states, attempt)
+        """Put back a job whose worker never came to life, or went down with the machine; a late worker is then refused.
+
+        What was asked of it meanwhile holds: it is cancelled, or held back, instead of queued.
+        """
+        with self._write() as db:
+            row = db.execute("SELECT intent FROM jobs WHERE job=?", (job,)).fetchone() or {}
+            wish = {"cancel": {**CANCELLED, "ended": time.time()}, "pause": PAUSED}.get(row.get("intent"), {})
+            return self._change(db, job, {**FRESH, "state": "queued", "attempt": attempt + 1, **wish}, states, attempt)
 
     def pause(self, job: int) -> bool:
         """Hold a waiting job back, or ask a live training to make room; False if it is neither."""
-        return self._set(job, {"state": "paused", "reason": HELD}, ("queued",)) or self._set(job, {"intent": "pause"}, LIVE)
+        return self._now_or_soon(job, ("queued",), PAUSED, "pause")
+
+    def _now_or_soon(self, job: int, waiting: Sequence[str], values: Mapping[str, Any], intent: str) -> bool:
+        """Change a job at once where it waits, else leave its worker a wish; one transaction, so that it cannot slip between."""
+        with self._write() as db:
+            return self._change(db, job, values, waiting, None) or self._change(db, job, {"intent": intent}, LIVE, None)
 
     def resume(self, job: int, attempt: int) -> bool:
         """Queue a paused job again; its steps stay, because it goes on where it stood."""
@@ -184,8 +199,7 @@ class Store(Reading):
 
     def cancel(self, job: int) -> bool:
         """End a waiting job, or ask a live one to stop; False if it is over already."""
-        values = {"state": "cancelled", "reason": "cancelled before it began", "ended": time.time()}
-        return self._set(job, values, ("queued", "paused")) or self._set(job, {"intent": "cancel"}, LIVE)
+        return self._now_or_soon(job, ("queued", "paused"), {**CANCELLED, "ended": time.time()}, "cancel")
 
     def remove(self, job: int) -> bool:
         """Forget a job that is not live; its run in MLflow is remembered until MLflow knows that it is gone."""

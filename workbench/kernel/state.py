@@ -136,7 +136,8 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise WorkbenchError(
-            f"{path.name} must be a whole safetensors file; reading it fails: {str(error).splitlines()[0]}."
+            f"{path.name} must be a whole safetensors file (save or download it again); reading it fails: "
+            f"{str(error).splitlines()[0]}."
         ) from None
 
 

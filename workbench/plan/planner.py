@@ -10,7 +10,7 @@ from workbench.core.types import Placement, Site
 from workbench.kernel import registry
 from workbench.kernel.contract import Method, SidePart
 from workbench.kernel.host import Adapters, adapters_of
-from workbench.plan import cost, counting, figures
+from workbench.plan import cost, counting, figures, probe
 from workbench.plan.values import Entry, Machine, Plan, Workload
 
 ABOVE = ("model.out", "head.in", "head")
@@ -34,6 +34,8 @@ def plan_method(
         The plan; with `problems`, the counts that could still be made and no figures.
     """
     plan = count_method(host, head, entry, work)
+    several = entry.recipe[0].unshared(training.processes), probe.too_few_gpus(machine.device, training.processes)
+    plan = replace(plan, problems=(*plan.problems, *filter(None, several)))
     if plan.problems:
         return plan
     adapters = adapters_of(host, head)

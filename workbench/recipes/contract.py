@@ -131,3 +131,12 @@ class Recipe(ABC):
     def problem(cls, cfg: Any, method: str, select: bool) -> str | None:
         """One sentence if the recipe does not go with this method."""
         return None
+
+    @classmethod
+    def unshared(cls, processes: int) -> str | None:
+        """One sentence if so many processes cannot train with this recipe."""
+        if processes == 1 or (cls.step is Recipe.step and cls.loss is Recipe.loss):
+            return None
+        name = cls.__module__.rpartition(".")[2]
+        own = f"the recipe {name} has a loss of its own, and processes can share the batches of the task's own loss only"
+        return f"{own}; leave training.processes out."

@@ -54,7 +54,7 @@ def ask_tokens(
 
 
 SHOWN = ("source", "total", "counts", "mapping", "reasons", "proposed", "unused", "labels", "doctor", "problem")
-SEEN = ("truncation", "suggestion", "limit", "scores", "image")
+SEEN = ("truncation", "suggestion", "unknown", "limit", "scores", "image")
 
 
 def examined(spec: ExperimentSpec) -> dict[str, Any]:
@@ -62,8 +62,8 @@ def examined(spec: ExperimentSpec) -> dict[str, Any]:
 
     Returns:
         {experiment, entries: [{id, source, total, counts, mapping, reasons, proposed, unused, labels, doctor, problem}],
-        truncation, suggestion, limit, scores, image, problem}. `problem` is the first sentence that keeps the data from being
-        used, else None; with one, what the model sees is not looked at.
+        truncation, suggestion, unknown, limit, scores, image, problem}. `problem` is the first sentence that keeps the data from
+        being used, else None; with one, what the model sees is not looked at.
 
     Raises:
         WorkbenchError: unknown task, a source that cannot be read, or a base model that cannot be used.

@@ -81,6 +81,8 @@ def prepare(spec: ExperimentSpec, strict: bool = False) -> Prepared:
     """
     from workbench import tasks
     from workbench.data import load_table, resolve
+    from workbench.data.image_doctor import refuse_unreadable
+    from workbench.data.load import SPLITS
 
     cls = tasks.find(spec.task)
     spec = with_baseline(spec)
@@ -90,13 +92,15 @@ def prepare(spec: ExperimentSpec, strict: bool = False) -> Prepared:
     folder, model, problem, note = grounds.base(spec, weights=strict)
     data = resolve(spec.data)
     splits = load_table(data, cls.parts)
+    if "image" in splits.train.columns:
+        refuse_unreadable([image for name in SPLITS for image in getattr(splits, name).column("image")])
     try:
         task = cls(folder, splits.labels, spec.training.max_length)
     except (OSError, ValueError, KeyError) as error:
         raise grounds.misfit(spec.model.source, spec.task, error) from None
     ground = grounds.stand(spec, task, splits, model)
     lines = tuple(_line(found, entry, ground, task, splits) for found, entry in zip(resolved, spec.methods, strict=True))
-    rows = {name: len(getattr(splits, name)) for name in ("train", "validation", "test")}
+    rows = {name: len(getattr(splits, name)) for name in SPLITS}
     unused = others.unused(spec.models, [line.models for line in lines])
     notes = (*splits.notes, *([note] if note else []), *unused, *(note for line in lines for note in line.notes))
     return Prepared(spec, data, model, ground, lines, rows, notes, problem)

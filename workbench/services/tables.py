@@ -148,4 +148,4 @@ def data(found: Mapping[str, Any]) -> str:
             f"max_length {cut['at_max_length']:,} cuts {100 * cut['share']:.1f} % of {cut['n']:,} training rows looked at "
             f"(tokens: median {cut['p50']:,}, 95 % at most {cut['p95']:,}, longest {cut['longest']:,})"
         ]
-    return "\n".join([*parts, *(text(found[name]["sentence"]) for name in ("suggestion", "image") if found[name])])
+    return "\n".join([*parts, *(text(found[name]["sentence"]) for name in ("suggestion", "unknown", "image") if found[name])])

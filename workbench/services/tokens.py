@@ -23,6 +23,8 @@ RARE = 0.01
 """Share of cut rows below which nothing is suggested."""
 AROUND, MOST = 60, 2000
 """Cut pieces shown beside the kept ones, and pieces shown of one row at most."""
+UNKNOWN = 0.2
+"""Share of unknown pieces from which the text is said to be foreign to the model."""
 STEP = 8
 """Suggested lengths are multiples of it."""
 
@@ -62,11 +64,11 @@ def tokens(data: Any, task: str, model: Any, max_length: int, rows: int = 5) -> 
 
     Returns:
         {rows: [{id, split, pieces: [{text, token_id, special, loss, cut}], length, truncated, hidden}], truncation, suggestion,
-        limit, scores, image}. `length` counts the tokens before anything is cut, `hidden` the pieces that are not listed.
+        unknown, limit, scores, image}. `length` counts the tokens before anything is cut, `hidden` the pieces not listed.
         `truncation` is {share, n, of, longest, p50, p95, p99, at_max_length} over n of the `of` training rows, None where the
         model reads no tokens; `suggestion` is {max_length, share, sentence}, None where less than 1 % of the rows is cut;
-        `limit` the positions the model has; `scores` says whether the loss counts `tokens` or the `label`; `image` what is done
-        to every image.
+        `unknown` is {share, sentence} of the pieces that the vocabulary lacks, None where they are few; `limit` the positions the
+        model has; `scores` says whether the loss counts `tokens` or the `label`; `image` what is done to every image.
 
     Raises:
         WorkbenchError: the task, the data or the model cannot be used.
@@ -89,6 +91,7 @@ def tokens(data: Any, task: str, model: Any, max_length: int, rows: int = 5) -> 
         "rows": [_row(made, one) for one in _spread(seen, rows)],
         "truncation": _truncation(seen, lengths, count, max_length) if seen else None,
         "suggestion": _suggestion(lengths, sum(not all(one.kept) for one in seen), max_length, limit) if seen else None,
+        "unknown": _unknown(made, seen) if seen else None,
         "limit": limit,
         "scores": "label" if made.has_labels else "tokens",
         "image": _image(made.sees()),
@@ -174,6 +177,16 @@ def _suggestion(lengths: Sequence[int], cut: int, max_length: int, limit: int | 
         f"max_length {max_length:,} cuts {100 * share:.1f} % of the training rows; {chosen:,} would cut {100 * left:.1f} %{end}."
     )
     return {"max_length": chosen, "share": left, "sentence": says}
+
+
+def _unknown(task: "Task", seen: "Sequence[Seen]") -> dict[str, Any] | None:
+    """How much of the text the vocabulary lacks: every such piece looks alike to the model."""
+    tokenizer = task.tokenizer  # type: ignore[attr-defined]
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    pieces = [token for one in seen for token in one.tokens if token not in special]
+    share = pieces.count(tokenizer.unk_token_id) / max(1, len(pieces))
+    says = f"{100 * share:.1f} % of the text is unknown to this model, and all of that looks alike to it: choose another model."
+    return {"share": share, "sentence": says} if share >= UNKNOWN else None
 
 
 def _image(facts: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -261,7 +261,7 @@ def build(auto: Any, folder: Path, seed: int, meta: bool, **config: Any) -> tupl
     strange = [p for p in fresh if p.split(".")[0] not in HEADS and "pooler" not in p]
     if strange:
         raise WorkbenchError(
-            f"the weights in {folder.name} lack {strange[0]} ({len(strange)} modules in all); they do not fit this model class."
+            f"the weights in {folder.name} lack {strange[0]} ({len(strange)} modules in all); choose another model or task."
         )
     if not meta:
         init_head([host.get_submodule(h) for h in head], seed, getattr(settings, "initializer_range", 0.02))

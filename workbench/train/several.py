@@ -77,22 +77,11 @@ def run(spec: RunSpec, reporter: Reporter, folder: Path, placed: Placed) -> dict
 
 def _check(spec: RunSpec, placed: Placed) -> None:
     from workbench import recipes
-    from workbench.recipes import Recipe
+    from workbench.plan.probe import too_few_gpus
 
-    cls, _ = recipes.configure(spec.recipe)
-    if cls.step is not Recipe.step or cls.loss is not Recipe.loss:
-        raise WorkbenchError(
-            f"the recipe {(spec.recipe or {})['recipe']} has a loss of its own, whose gradients are no average over the examples"
-            "; leave training.processes out."
-        )
-    if placed.device.startswith("cuda"):
-        import torch
-
-        if torch.cuda.device_count() < spec.training.processes:
-            raise WorkbenchError(
-                f"{spec.training.processes} processes need as many GPUs, and this run may use {torch.cuda.device_count()}; leave "
-                "training.processes out, or run it with device: cpu."
-            )
+    processes = spec.training.processes
+    if problem := recipes.configure(spec.recipe)[0].unshared(processes) or too_few_gpus(placed.device, processes):
+        raise WorkbenchError(problem)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from workbench.core.text import upright
 from workbench.ui import notices
 
 BARS = 5
@@ -146,8 +147,8 @@ def _bars(column: Column, labels: Sequence[str]) -> None:
 
 def _text(text: str, other: str) -> None:
     same, rest = parted(text, other)
-    marked = f'<mark style="{MARK}">{html.escape(rest)}</mark>' if rest else ""
-    st.html(f'<div style="{BOX}">{html.escape(same)}{marked}</div>' if text else "<em>an empty answer</em>")
+    marked = f'<mark style="{MARK}">{html.escape(upright(rest))}</mark>' if rest else ""
+    st.html(f'<div style="{BOX}">{html.escape(upright(same))}{marked}</div>' if text else "<em>an empty answer</em>")
 
 
 def _cost(column: Column) -> str:

@@ -90,6 +90,8 @@ def _seen(view: Mapping[str, Any]) -> None:
         )
     if better:
         st.info(notices.plain(better["sentence"]), icon=":material/straighten:")
+    if view["unknown"]:
+        st.warning(notices.plain(view["unknown"]["sentence"]))
     where = "blue tokens carry the loss" if view["scores"] == "tokens" else "the loss is on the label, not on tokens"
     st.caption(f"Grey italics are special tokens, struck through is what is cut; {where}.")
     st.html(STYLE + "".join(_row(one) for one in view["rows"]))

@@ -62,7 +62,7 @@ class CorDA(WeightPart):
             {"rows": 0, "components": "smallest"},
             "URAE's adapter: the minor singular components of the weight train.",
             Paper("Yu et al., 2025", "https://arxiv.org/abs/2503.16322", 58),
-            FASTER,
+            (8e-3, "best of 3e-3, 8e-3 and 2e-2 on bundled/minilm (validation, 76 steps of 32)"),
         ),
     }
     reads_weight = False

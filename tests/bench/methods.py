@@ -11,6 +11,7 @@ import json
 import math
 import statistics
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,8 +21,14 @@ sys.path.insert(0, str(ROOT))
 from scipy import stats  # noqa: E402
 
 from workbench import run_experiment  # noqa: E402
+from workbench import train as training  # noqa: E402
 from workbench.core.errors import WorkbenchError  # noqa: E402
+from workbench.core.events import Silent  # noqa: E402
+from workbench.core.run_spec import Placed  # noqa: E402
+from workbench.core.spec import parse_spec  # noqa: E402
+from workbench.jobs.slots import cores  # noqa: E402
 from workbench.kernel import registry  # noqa: E402
+from workbench.services.experiments import resolve  # noqa: E402
 
 CSV, PAGE = ROOT / "docs" / "methods.csv", ROOT / "docs" / "methods.md"
 SEEDS, SHORT = (0, 1, 2), 60.0  # more than one seed where a run takes less than this many seconds
@@ -104,6 +111,20 @@ def train(task, name, seed, settings):
     return {**line, **figures, "state": "finished", "seconds": row["train_seconds"], "value": row["metrics"][METRIC[task]]}
 
 
+def again(task, name, seed, settings):
+    """A further seed, of which only the quality is shown: in this process, so that nothing is loaded anew."""
+    spec = {"name": f"table-{task}", **TASKS[task], "methods": [name], "seeds": [seed], "baseline": False}
+    (run,) = resolve(parse_spec(spec))
+    line = {**dict.fromkeys(FIELDS, ""), "task": task, "label": name, "seed": seed, "settings": settings}
+    line["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            told = training.run(run, Silent(), Path(folder), Placed(device="cpu", threads=cores(), attempt=1))
+        except WorkbenchError as error:
+            return {**line, "state": "failed", "reason": str(error)}
+    return {**line, "state": "finished", "trainable_params": told["trainable_params"], "value": told["metrics"][METRIC[task]]}
+
+
 def cell(task, lines):
     """Mean with its 95 % interval over seeds, and the other figures; or the reason why there are none."""
     done = [r for r in lines if r["state"] == "finished"]
@@ -152,10 +173,10 @@ def main():
                 for task in TASKS:
                     if (task, name, seed) in lines or (wanted.only and name not in wanted.only):
                         continue
-                    first = lines.get((task, name, SEEDS[0]))
+                    first = lines.get((task, name, SEEDS[0])) if seed != SEEDS[0] else None
                     if first and (first["state"] != "finished" or float(first["seconds"]) >= SHORT):
                         continue
-                    lines[task, name, seed] = line = train(task, name, seed, settings)
+                    lines[task, name, seed] = line = (again if first else train)(task, name, seed, settings)
                     print(task, name, seed, line["state"], line["value"], line["seconds"], line["reason"], flush=True)
                     keep(lines)
     finally:

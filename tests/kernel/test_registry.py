@@ -28,7 +28,7 @@ def test_names() -> None:
         (lambda: registry.find("lora", "rslorra"), "no preset of lora is called 'rslorra'; closest: rslora"),
         (lambda: registry.configure("lora", {"rnak": 4}), "lora.rnak is not a known key; closest: rank"),
         (lambda: registry.configure("lora", {"rank": 0}), "lora.rank must be at least 1; got 0"),
-        (lambda: registry.configure("lora", {"rank": "many"}), "lora.rank must be .*integer"),
+        (lambda: registry.configure("lora", {"rank": "many"}), "lora.rank must be a whole number"),
         (lambda: registry.configure("lora", {"alpha": float("nan")}), "lora.alpha must be"),
     ],
 )

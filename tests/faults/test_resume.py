@@ -58,15 +58,14 @@ def killed(spec, folder, point):
 
 
 @pytest.fixture(scope="module")
-def whole(bench):  # noqa: F811
+def whole(bench, tmp_path_factory):  # noqa: F811
     """Kind -> (spec, the run that nothing disturbed)."""
     made = {}
 
     def ask(kind):
         if kind not in made:
             spec = bench.spec("bert", KINDS[kind], dropout=0.1, max_steps=STEPS, eval_every=2, keep_checkpoints=2)
-            folder = bench.folder / f"undisturbed-{kind}"
-            folder.mkdir()
+            folder = tmp_path_factory.mktemp(f"undisturbed-{kind}")
             attempt(spec, folder, 1)
             made[kind] = (spec, folder)
         return made[kind]

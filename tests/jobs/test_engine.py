@@ -43,6 +43,14 @@ def test_errors_are_sentences(planted, call, args, message):
         planted.ask(call, args)
 
 
+def test_an_engine_that_is_gone_before_it_is_asked_is_one_sentence(home, monkeypatch):
+    near, far = socket.socketpair()
+    far.close()
+    monkeypatch.setattr(engine, "_ready_connection", lambda timeout: (near, near.makefile("rwb")))
+    with pytest.raises(WorkbenchError, match="the engine stopped while it worked on 'ping'"):
+        engine.ask("ping")
+
+
 def test_error_classes_survive_the_socket():
     assert isinstance(engine._error("x", {"kind": "NotBuiltYet", "error": "later."}), NotBuiltYet)
     for kind in ("KeyError", "Iterable", "unknown", None):

@@ -262,14 +262,14 @@ def ask(call: str, args: Mapping[str, Any] | None = None, timeout: float = 120.0
         WorkbenchError: what the call raised, as its sentence; or the engine stopped or did not answer in time.
     """
     connection, stream = _ready_connection(timeout)
-    with connection, stream:
-        try:
+    try:
+        with connection, stream:  # whose end sends what is still unsent, so that it fails as the sending does
             _send(stream, {"call": call, "args": dict(args or {})})
             reply = _receive(stream)
-        except TimeoutError:
-            raise WorkbenchError(f"the engine must answer {call!r} within {timeout:g} s; it still works: try later.") from None
-        except (OSError, ValueError):
-            reply = {}
+    except TimeoutError:
+        raise WorkbenchError(f"the engine must answer {call!r} within {timeout:g} s; it still works: try later.") from None
+    except (OSError, ValueError):
+        reply = {}
     if not reply:
         log = home() / "engine.log"
         raise WorkbenchError(f"the engine stopped while it worked on {call!r} (see {log}); ask again, it restarts by itself.")

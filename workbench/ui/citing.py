@@ -39,15 +39,8 @@ def table(entries: Sequence[Entry]) -> Entry | None:
         "Title": column.TextColumn(width=520),
         "Works": column.CheckboxColumn(width=60, help="Its claim was shown here in miniature"),
     }
-    keys = [one["key"] for one in entries]
-    event = tables.show(
-        tables.papers(entries), "The source list of papers", columns=columns, on_select="rerun", selection_mode="single-row",
-        key=f"papers.table.{tables.fingerprint(keys)}", height=320,
-    )  # fmt: skip
-    if event.selection.rows and event.selection.rows[0] < len(keys):
-        st.query_params["paper"] = keys[event.selection.rows[0]]
-    asked = st.query_params.get("paper", "")
     known = {one["key"]: one for one in entries}
+    asked = tables.picked(tables.papers(entries), "The source list of papers", list(known), "paper", columns)
     return known.get(asked) or next((one for one in entries if one["status"] == "works"), entries[0])
 
 

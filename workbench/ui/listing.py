@@ -43,14 +43,7 @@ def table(entries: Sequence[Entry]) -> Entry | None:
         "What it is": column.TextColumn(width=400),
         "Merges": column.CheckboxColumn(width=60, help="Can be merged into the base's weights"),
     }
-    keys = [one["key"] for one in entries]
-    event = tables.show(
-        tables.methods(entries), "The catalogue of methods", columns=columns, on_select="rerun", selection_mode="single-row",
-        key=f"methods.table.{tables.fingerprint(keys)}", height=320,
-    )  # fmt: skip
-    if event.selection.rows and event.selection.rows[0] < len(keys):
-        st.query_params["method"] = keys[event.selection.rows[0]]
-    asked = st.query_params.get("method", "")
+    asked = tables.picked(tables.methods(entries), "The catalogue of methods", [one["key"] for one in entries], "method", columns)
     return next((one for one in entries if one["key"] == asked), entries[0])
 
 

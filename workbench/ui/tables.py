@@ -25,6 +25,23 @@ def fingerprint(values: Iterable[Any]) -> str:
     return hashlib.sha256(repr(list(values)).encode()).hexdigest()[:12]
 
 
+def picked(frame: pd.DataFrame, alt: str, keys: Sequence[str], name: str, columns: Mapping[str, Any]) -> str:
+    """A table of which one row can be ticked; the key of the row, which stands in the address as `?name=` too, or "".
+
+    Args:
+        frame, alt, columns: as for `show`.
+        keys: one per row.
+        name: what the address calls a row.
+    """
+    event = show(
+        frame, alt, columns=columns, on_select="rerun", selection_mode="single-row",
+        key=f"{name}s.table.{fingerprint(keys)}", height=320,
+    )  # fmt: skip
+    if event.selection.rows and event.selection.rows[0] < len(keys):
+        st.query_params[name] = keys[event.selection.rows[0]]
+    return st.query_params.get(name, "")
+
+
 def training_seconds(planned: Mapping[str, Any]) -> float | None:
     """What one run of a planned method trains for, all rates of a search together."""
     return planned["search"]["seconds"] if planned["search"] else planned["predicted"]["train_seconds"]

@@ -199,7 +199,7 @@ MUTANTS = [
     Mutant(FOREIGN, "        if not there or any(not under(p, paths) for p in there):", "        if False:",
            "a head replaces the base", _damaged("config: modules_to_save naming base tensors")),
     Mutant(FOREIGN, 'if "quantization_config" in', "if False and", "a base is quantised",
-           "tests/export/test_import.py::test_a_quantised_base_and_another_architecture_are_refused"),
+           _damaged("base mismatch: quantised")),
     Mutant(HEAD, '    if now != base["sha256"]:', "    if False:", "an adapter goes on other weights",
            "tests/export/test_import.py::test_verify_sees_a_base_that_changed"),
     Mutant(BUNDLED, "    if weights_sha256(folder) != MINILM_SHA256:", "    if False:", "bundled weights may be altered",

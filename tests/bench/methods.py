@@ -96,33 +96,32 @@ def keep(lines):
         write.writerows(lines[key] for key in sorted(lines))
 
 
-def train(task, name, seed, settings):
-    """One run as a line of the file."""
-    line = dict.fromkeys(FIELDS, "") | {"task": task, "label": name, "seed": seed, "settings": settings}
+def train(task, name, seed, settings, further):
+    """One run as a line of the file; of a `further` seed only the quality is shown, so it trains in this process."""
+    line = {**dict.fromkeys(FIELDS, ""), "task": task, "label": name, "seed": seed, "settings": settings}
     line["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     spec = {"name": f"table-{task}", **TASKS[task], "methods": [name], "seeds": [seed], "baseline": False}
     try:
-        (row,) = run_experiment(spec)["rows"]
-    except WorkbenchError as error:  # it does not go on this model, and the plan says why
-        return {**line, "state": "refused", "reason": str(error)}
+        return {**line, "state": "finished", **(here if further else apart)(spec, METRIC[task])}
+    except WorkbenchError as error:  # a plan that refuses the method says why
+        return {**line, "state": "failed" if further else "refused", "reason": str(error)}
+
+
+def apart(spec, metric):
+    """What a run in a process of its own tells: all figures."""
+    (row,) = run_experiment(spec)["rows"]
     if row["state"] != "finished":
-        return {**line, "state": row["state"], "reason": row["reason"]}
+        return {"state": row["state"], "reason": row["reason"]}
     figures = {name: row[name] for name in ("trainable_params", "peak_memory_bytes")}
-    return {**line, **figures, "state": "finished", "seconds": row["train_seconds"], "value": row["metrics"][METRIC[task]]}
+    return {**figures, "seconds": row["train_seconds"], "value": row["metrics"][metric]}
 
 
-def again(task, name, seed, settings):
-    """A further seed, of which only the quality is shown: in this process, so that nothing is loaded anew."""
-    spec = {"name": f"table-{task}", **TASKS[task], "methods": [name], "seeds": [seed], "baseline": False}
+def here(spec, metric):
+    """What a run in this process tells, so that nothing is loaded anew."""
     (run,) = resolve(parse_spec(spec))
-    line = {**dict.fromkeys(FIELDS, ""), "task": task, "label": name, "seed": seed, "settings": settings}
-    line["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            told = training.run(run, Silent(), Path(folder), Placed(device="cpu", threads=cores(), attempt=1))
-        except WorkbenchError as error:
-            return {**line, "state": "failed", "reason": str(error)}
-    return {**line, "state": "finished", "trainable_params": told["trainable_params"], "value": told["metrics"][METRIC[task]]}
+        told = training.run(run, Silent(), Path(folder), Placed(device="cpu", threads=cores(), attempt=1))
+    return {"trainable_params": told["trainable_params"], "value": told["metrics"][metric]}
 
 
 def cell(task, lines):
@@ -176,7 +175,7 @@ def main():
                     first = lines.get((task, name, SEEDS[0])) if seed != SEEDS[0] else None
                     if first and (first["state"] != "finished" or float(first["seconds"]) >= SHORT):
                         continue
-                    lines[task, name, seed] = line = (again if first else train)(task, name, seed, settings)
+                    lines[task, name, seed] = line = train(task, name, seed, settings, first is not None)
                     print(task, name, seed, line["state"], line["value"], line["seconds"], line["reason"], flush=True)
                     keep(lines)
     finally:

@@ -130,7 +130,7 @@ MUTANTS = [
     Mutant(PATHS, "named(root.joinpath(*names))", "Path(os.path.normpath(root.joinpath(*names)))",
            "a link leads out of its place", "tests/doors/test_paths.py::test_a3_pictures_of_a_table_stay_inside_its_folder"),
     Mutant(PATHS, 're.compile(r"[A-Za-z0-9]', 're.compile(r"[A-Za-z0-9.]', "a name may be hidden",
-           "tests/export/test_import.py::test_missing_folders_files_and_bad_names"),
+           "tests/export/test_import.py::test_bad_names_are_refused"),
     Mutant(PATHS, ' or name.endswith(".")', "", "a name may end in a dot", _path("name-trailing dot")),
     Mutant(PATHS, "SAFE_NAME.fullmatch(name)", "SAFE_NAME.match(name)", "a name may go on after a slash",
            _path("name-inner up")),

@@ -11,7 +11,7 @@ from workbench import modifiers, recipes
 from workbench.core.spec import TrainingSpec
 from workbench.kernel import registry
 from workbench.kernel.host import adapters_of
-from workbench.plan import Entry, Machine, Workload, plan_method, probe
+from workbench.plan import Entry, Machine, Workload, plan_method, sharing
 
 WORK = Workload(rows=100, tokens=20.0, longest=32, provides=("mask", "positions"))
 HERE = Machine("cpu", 1, "fp32")
@@ -101,7 +101,7 @@ def test_problems_are_sentences_without_figures(one, words):
 def test_processes_and_a_loss_of_its_own_are_a_problem_of_the_plan_as_of_the_run(name):
     cfg = recipes.find(name).Config.model_validate({"teacher": "x"} if name == "distillation" else {})
     one = entry("full", recipe=(recipes.find(name), cfg))
-    said = recipes.find(name).unshared(2)
+    said = recipes.find(name).unshared()
     assert said in planned(hosts.host("bert"), one, TrainingSpec(processes=2)).problems
     assert f"the recipe {name} has a loss of its own" in said
     assert said not in planned(hosts.host("bert"), one).problems
@@ -110,13 +110,19 @@ def test_processes_and_a_loss_of_its_own_are_a_problem_of_the_plan_as_of_the_run
 @pytest.mark.parametrize(("device", "gpus", "refused"), [("cuda", 1, True), ("cuda", 2, False), ("cpu", 0, False)])
 def test_processes_need_as_many_gpus(device, gpus, refused, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    said = probe.too_few_gpus(device, 2)
-    assert (said is not None) == refused
-    assert said is None or said.startswith("2 processes need as many GPUs, and this run may use 1; ")
+    found = sharing.problems("lora", registry.methods()["lora"], recipes.find("standard"), device, 2)
+    assert len(found) == refused
+    assert not found or found[0].startswith("2 processes need as many GPUs, and this run may use 1; ")
+
+
+def test_processes_and_a_method_that_moves_by_its_own_rows_are_a_problem_of_the_plan():
+    said = "losia cannot share its batches between processes: each would score its block by the gradients of its own rows; "
+    assert planned(hosts.host("bert"), entry("losia"), TrainingSpec(processes=2)).problems[0].startswith(said)
+    assert not planned(hosts.host("bert"), entry("losia")).problems
 
 
 def test_every_other_recipe_may_share_batches():
-    assert {key for key in recipes.names() if recipes.find(key).unshared(2)} == {"distillation", "lt_sft", "tfew"}
+    assert {key for key in recipes.names() if recipes.find(key).unshared()} == {"distillation", "lt_sft", "tfew"}
 
 
 def test_a_missing_context_key_is_a_problem():

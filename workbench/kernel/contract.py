@@ -39,6 +39,8 @@ class Method:
     """Whether a fresh adapter leaves the host's output unchanged."""
     not_mergeable: ClassVar[str] = ""
     """Why no single weight equals the adapted module; empty if it can be merged."""
+    not_shared: ClassVar[str] = ""
+    """Why processes cannot share its batches; empty if what they see together is all that moves it."""
     excused: ClassVar[Mapping[str, str]] = {}
     """Contract check -> the reason why this method is expected to fail it; shown in the catalogue."""
 
@@ -117,11 +119,7 @@ class Part(Method, nn.Module, ABC):
         """What the bare base feeds the site in one calibration batch: x (n, d_in) in fp32, without padding."""
 
     def prepare(self, weight: Tensor | None) -> None:
-        """Called once after the last `observe`: start from what was seen. What it depends on must lie in stored tensors.
-
-        Args:
-            weight: the site's base weight (d_out, d_in) in fp32 where it has one.
-        """
+        """Called once after the last `observe`, with the weight as for `__init__`: what it leaves must lie in stored tensors."""
 
     def progress(self) -> dict[str, Tensor]:
         """What a checkpoint needs besides parameters and buffers, so that training goes on bitwise, e.g. running scores."""

@@ -10,7 +10,7 @@ from workbench.core.types import Placement, Site
 from workbench.kernel import registry
 from workbench.kernel.contract import Method, SidePart
 from workbench.kernel.host import Adapters, adapters_of
-from workbench.plan import cost, counting, figures, probe
+from workbench.plan import cost, counting, figures, sharing
 from workbench.plan.values import Entry, Machine, Plan, Workload
 
 ABOVE = ("model.out", "head.in", "head")
@@ -34,12 +34,13 @@ def plan_method(
         The plan; with `problems`, the counts that could still be made and no figures.
     """
     plan = count_method(host, head, entry, work)
-    several = entry.recipe[0].unshared(training.processes), probe.too_few_gpus(machine.device, training.processes)
-    plan = replace(plan, problems=(*plan.problems, *filter(None, several)))
+    method, recipe = registry.methods()[entry.key], entry.recipe[0]
+    unshared = sharing.problems(entry.key, method, recipe, machine.device, training.processes)
+    plan = replace(plan, problems=(*plan.problems, *unshared))
     if plan.problems:
         return plan
     adapters = adapters_of(host, head)
-    reach = _reach(adapters, registry.methods()[entry.key], entry, plan.sites)
+    reach = _reach(adapters, method, entry, plan.sites)
     memory = figures.memory(adapters, plan, reach, training, work, machine)
     steps, seconds = figures.seconds(adapters, plan, reach, training, work, machine)
     for other, its_head in entry.others:

@@ -22,17 +22,6 @@ def machine(device: str, threads: int, precision: str) -> Machine:
     return Machine(device, threads, chosen)  # type: ignore[arg-type]
 
 
-def too_few_gpus(device: str, processes: int) -> str | None:
-    """One sentence if a training in so many processes has fewer GPUs here than it needs."""
-    if device == "cpu" or processes <= torch.cuda.device_count():
-        return None
-    have = torch.cuda.device_count()
-    return (
-        f"{processes} processes need as many GPUs, and this run may use {have}; set training.processes to at most {have}, or run "
-        "it with device: cpu."
-    )
-
-
 def gemm_flops(machine: Machine) -> float:
     """Floating point operations per second of a matrix product on this machine, at its precision and thread count.
 

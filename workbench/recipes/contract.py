@@ -133,9 +133,9 @@ class Recipe(ABC):
         return None
 
     @classmethod
-    def unshared(cls, processes: int) -> str | None:
-        """One sentence if so many processes cannot train with this recipe."""
-        if processes == 1 or (cls.step is Recipe.step and cls.loss is Recipe.loss):
+    def unshared(cls) -> str | None:
+        """One sentence if several processes cannot train with this recipe."""
+        if cls.step is Recipe.step and cls.loss is Recipe.loss:
             return None
         name = cls.__module__.rpartition(".")[2]
         own = f"the recipe {name} has a loss of its own, and processes can share the batches of the task's own loss only"

@@ -77,10 +77,11 @@ def run(spec: RunSpec, reporter: Reporter, folder: Path, placed: Placed) -> dict
 
 def _check(spec: RunSpec, placed: Placed) -> None:
     from workbench import recipes
-    from workbench.plan.probe import too_few_gpus
+    from workbench.kernel import registry
+    from workbench.plan import sharing
 
-    processes = spec.training.processes
-    if problem := recipes.configure(spec.recipe)[0].unshared(processes) or too_few_gpus(placed.device, processes):
+    method, recipe = registry.methods()[spec.base_method], recipes.configure(spec.recipe)[0]
+    for problem in sharing.problems(spec.base_method, method, recipe, placed.device, spec.training.processes):
         raise WorkbenchError(problem)
 
 

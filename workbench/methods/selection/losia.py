@@ -49,6 +49,7 @@ class LoSiA(WeightPart):
     Config, tiny = LoSiAConfig, LoSiAConfig(share=0.25, period=6)
     roles = ("attn.q", "attn.k", "attn.v", "attn.out", "ffn.up", "ffn.gate", "ffn.down")
     paper = Paper("Wang et al., 2025", "https://arxiv.org/abs/2507.04487", 95)
+    not_shared = "each would score its block by the gradients of its own rows"
     default_lr = (3e-3, "best of 1e-3, 3e-3 and 1e-2 on bundled/vit (validation, 76 steps); the paper: 3e-5 to 5e-5")
 
     def __init__(self, cfg: LoSiAConfig, site: Site, shared: Turns, gen: torch.Generator, weight: Tensor) -> None:
@@ -134,8 +135,7 @@ class LoSiA(WeightPart):
     @classmethod
     def problem(cls, cfg: LoSiAConfig, sites: list[Site]) -> str:
         side = min(min(s.shape) for s in sites)
-        wanted = f"share must be at least 1 / {side}, one row of the narrowest site; got {cfg.share}."
-        return "" if cfg.share * side >= 1 else wanted
+        return "" if cfg.share * side >= 1 else f"share must be at least 1 / {side}, a row of the narrowest; got {cfg.share}."
 
     @staticmethod
     def n_params(cfg: LoSiAConfig, sites: list[Site]) -> int:

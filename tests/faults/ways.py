@@ -87,8 +87,10 @@ def _claim(home: Path, opened: tuple[Loop, Alive]) -> None:
 
 
 def _claimed(home: Path, code: int, said: str) -> list[str]:
-    daemon(home, lambda loop: (loop.reconcile(), loop.tick()))
-    broken = invariants.check(home, acknowledged=["one"], over=False)
+    rest(home)
+    broken = [f"I9: {p} is left" for p in invariants.temporary(home)]  # the job may be cancelled before it is started again
+    daemon(home, lambda loop: loop.tick())
+    broken += invariants.check(home, acknowledged=["one"], over=False)
     with Store(home / NAME) as store:
         row = store.rows()[0]
     return broken + ([] if row["state"] in ("queued", "starting", "failed") else [f"I1: the job is {row['state']}"])

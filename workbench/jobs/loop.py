@@ -126,6 +126,7 @@ class Loop:
         """At start: adopt the living, end the dead, put back what was claimed but never started, sweep half-made folders."""
         for row in self.store.active():
             if row["state"] == "starting" and row["pid"] is None and not self._lives(row):
+                self._clear(row)  # a daemon that was killed may have left half a placement, and this job may never be started
                 self.store.requeue(row["job"], row["attempt"])
             elif row["state"] != "queued":
                 self._judge(row)

@@ -121,6 +121,17 @@ def test_processes_and_a_method_that_moves_by_its_own_rows_are_a_problem_of_the_
     assert not planned(hosts.host("bert"), entry("losia")).problems
 
 
+def test_a_search_at_the_end_takes_time_for_every_judgement():
+    def seconds(**options):
+        recipe = recipes.configure({"recipe": "search", **options})
+        work = Workload(rows=100, tokens=20.0, longest=32, judged=400)
+        return planned(hosts.host("bert"), entry("lora_nas", recipe=recipe), work=work).train_seconds
+
+    one, ten, forty = seconds(strategy="middle"), seconds(evaluations=10), seconds(evaluations=40)
+    assert one < ten < forty
+    assert forty - ten == pytest.approx((ten - one) * 30 / 9, rel=0.2)  # the probe of the machine may find it faster meanwhile
+
+
 def test_every_other_recipe_may_share_batches():
     assert {key for key in recipes.names() if recipes.find(key).unshared()} == {"distillation", "lt_sft", "tfew"}
 

@@ -129,10 +129,20 @@ def beside(adapters: Adapters, training: TrainingSpec, work: Workload, machine: 
     batch = min(training.batch_size, work.rows)
     held = int(CPU_PAGES * weights if on_cpu else weights)
     held += int(batch * longest * _passing(adapters, longest, on_cpu, LOGITS_TRAINED))
-    operations = batch * training.gradient_accumulation * work.tokens * _forward(adapters, work.tokens)
+    accumulated = training.gradient_accumulation
+    return held, steps * _looking(adapters, batch * accumulated, accumulated, work, machine)
+
+
+def judging(adapters: Adapters, times: int, training: TrainingSpec, work: Workload, machine: Machine) -> float:
+    """Seconds in which a recipe judges the validation rows so many times after training."""
+    return times * _looking(adapters, work.judged, math.ceil(work.judged / (2 * training.batch_size)), work, machine)
+
+
+def _looking(adapters: Adapters, rows: int, batches: int, work: Workload, machine: Machine) -> float:
+    """Seconds of forward passes that keep nothing."""
+    operations = rows * work.tokens * _forward(adapters, work.tokens)
     products = operations / (gemm_flops(machine) * UTILISATION[machine.device, machine.precision])
-    fixed = adapters.n_blocks * training.gradient_accumulation * BLOCK_SECONDS[machine.device] / 3  # forward, no backward
-    return held, steps * (products + fixed)
+    return products + batches * adapters.n_blocks * BLOCK_SECONDS[machine.device] / 3  # forward, no backward
 
 
 HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "resid_pdrop")

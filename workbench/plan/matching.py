@@ -70,8 +70,8 @@ def match(host: nn.Module, head: tuple[str, ...], entry: Entry, work: Workload, 
 
 def steps_for(plan: Plan, seconds: float) -> int | None:
     """Optimizer steps that are predicted to take this long, at least one; None where nothing trains."""
-    told = plan.predicted()["train_seconds"]
-    return max(1, round(seconds * plan.steps / told)) if told and plan.steps else None
+    each = plan.seconds_per_step()
+    return max(1, round((seconds - plan.seconds_of(0)) / each)) if each else None
 
 
 def sizes(cfg: Placement) -> Mapping[str, range]:

@@ -43,10 +43,12 @@ def plan_method(
     reach = _reach(adapters, method, entry, plan.sites)
     memory = figures.memory(adapters, plan, reach, training, work, machine)
     steps, seconds = figures.seconds(adapters, plan, reach, training, work, machine)
+    after = figures.judging(adapters, recipe.judgements(entry.recipe[1]), training, work, machine)
     for other, its_head in entry.others:
         more, longer = figures.beside(adapters_of(other, its_head), training, work, machine, steps)
-        memory, seconds = {**memory, "other_models": memory.get("other_models", 0) + more}, round(seconds + longer, 3)
-    return replace(plan, memory=memory, peak_memory_bytes=sum(memory.values()), steps=steps, train_seconds=seconds)
+        memory, seconds = {**memory, "other_models": memory.get("other_models", 0) + more}, seconds + longer
+    told = {"steps": steps, "train_seconds": round(seconds + after, 3), "after_seconds": after}
+    return replace(plan, memory=memory, peak_memory_bytes=sum(memory.values()), **told)
 
 
 def count_method(host: nn.Module, head: tuple[str, ...], entry: Entry, work: Workload) -> Plan:

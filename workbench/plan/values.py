@@ -8,7 +8,7 @@ from typing import Any, Literal
 from workbench import recipes
 from workbench.core.types import Placement, Site
 
-FORMULA = 2
+FORMULA = 3
 """Number of the formulas behind memory and seconds: raised with them, so that no factor is learnt from others."""
 
 
@@ -81,6 +81,7 @@ class Plan:
         head_params, base_params: sizes of the task's head and of the base without it.
         peak_memory_bytes: CUDA memory allocated, or on a processor the growth of the process over the loaded model.
         train_seconds: time of the training loop; both figures are None where a problem leaves nothing to predict.
+        after_seconds: the part of it that the recipe needs after the last step.
         memory: what holds the bytes of `peak_memory_bytes`.
         steps: optimizer steps of the run.
         memory_factor, seconds_factor: what earlier runs teach to multiply the two figures by.
@@ -96,6 +97,7 @@ class Plan:
     base_params: int = 0
     peak_memory_bytes: int | None = None
     train_seconds: float | None = None
+    after_seconds: float = 0.0
     memory: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     steps: int | None = None
     memory_factor: float = 1.0
@@ -115,8 +117,12 @@ class Plan:
 
     def seconds_per_step(self) -> float | None:
         """Predicted seconds of one optimizer step."""
-        told = self.predicted()["train_seconds"]
-        return None if told is None or not self.steps else told / self.steps
+        told = self.train_seconds
+        return None if told is None or not self.steps else (told - self.after_seconds) * self.seconds_factor / self.steps
+
+    def seconds_of(self, steps: int) -> float:
+        """Predicted seconds of a training of so many steps, if the plan has a time."""
+        return (self.seconds_per_step() or 0.0) * steps + self.after_seconds * self.seconds_factor
 
     def raw(self) -> dict[str, float | None]:
         """The three figures as the formulas give them."""

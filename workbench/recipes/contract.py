@@ -106,6 +106,11 @@ class Recipe(ABC):
         """
         return None
 
+    @classmethod
+    def judgements(cls, cfg: Any) -> int:
+        """How often at most `finish` judges the validation rows."""
+        return 0
+
     def kept(self) -> list[dict[str, Any]]:
         """Plain records that the run keeps in `<recipe>.json`, e.g. the candidates of a search; empty for no file."""
         return []

@@ -211,6 +211,10 @@ class Search(Recipe):
         return space.mutant(parent(), cfg.mutation, rng) if i % 2 else crossed(parent(), parent(), rng)
 
     @classmethod
+    def judgements(cls, cfg: SearchConfig) -> int:
+        return 1 if cfg.strategy == "middle" else cfg.evaluations
+
+    @classmethod
     def problem(cls, cfg: Any, method: str, select: bool) -> str | None:
         return None if issubclass(registry.methods()[method], Elastic) else NOTHING.format(method)
 

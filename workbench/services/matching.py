@@ -89,7 +89,7 @@ def _by_seconds(ready: Prepared, to: str | int) -> tuple[list[dict[str, Any]], d
             reason = "it is the one that the others are matched to" if steps else "there is no training time to match"
             entries.append(_row(line, reason=reason, trainable_params=line.plan.trainable_params))
             continue
-        took = (line.plan.seconds_per_step() or 0.0) * steps
+        took = line.plan.seconds_of(steps)
         entries.append(_row(line, "max_steps", steps, line.plan.trainable_params, took, took / seconds - 1))
     return entries, {"label": str(to), "train_seconds": seconds}
 

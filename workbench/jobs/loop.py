@@ -125,8 +125,10 @@ class Loop:
     def reconcile(self) -> None:
         """At start: adopt the living, end the dead, put back what was claimed but never started, sweep half-made folders."""
         for row in self.store.active():
-            if row["state"] == "starting" and row["pid"] is None and not self._lives(row):
-                self._clear(row)  # a daemon that was killed may have left half a placement, and this job may never be started
+            unborn = row["state"] == "starting" and row["pid"] is None and not self._lives(row)
+            if unborn or row["state"] == "queued":
+                self._clear(row)  # of half a placement, also where a power cut undid the claim: it may never start again
+            if unborn:
                 self.store.requeue(row["job"], row["attempt"])
             elif row["state"] != "queued":
                 self._judge(row)

@@ -13,8 +13,17 @@ from workbench.core import durable, failpoints
 from workbench.core.run_spec import Placed
 from workbench.train import checkpoint, session
 
-STEPS = 5
-KINDS = {"weight": "lora", "composite": "houlsby_adapter", "token": "prompt_tuning", "select": "bitfit"}
+STEPS = 11
+"""With them every kind is killed at 41 points."""
+KINDS = {
+    "weight": ("lora", {}),
+    "activation": ("loreft", {}),
+    "composite": ("houlsby_adapter", {}),
+    "token": ("prompt_tuning", {}),
+    "side": ("read_rnn", {}),
+    "select": ("bitfit", {}),
+    "phases": ("full", {"recipe": {"recipe": "lt_sft", "keep": 0.02}}),
+}
 POINTS = [
     *(f"checkpoint.{what}@{n}" for n in range(1, STEPS + 1) for what in ("written", "renamed")),
     *(f"event@{n}" for n in range(1, STEPS + 8)),
@@ -64,7 +73,8 @@ def whole(bench, tmp_path_factory):  # noqa: F811
 
     def ask(kind):
         if kind not in made:
-            spec = bench.spec("bert", KINDS[kind], dropout=0.1, max_steps=STEPS, eval_every=2, keep_checkpoints=2)
+            method, more = KINDS[kind]
+            spec = bench.spec("bert", method, dropout=0.1, max_steps=STEPS, eval_every=2, keep_checkpoints=2, **more)
             folder = tmp_path_factory.mktemp(f"undisturbed-{kind}")
             attempt(spec, folder, 1)
             made[kind] = (spec, folder)

@@ -265,17 +265,20 @@ def test_a_stale_daemon_with_work_is_left_alone(queue, monkeypatch):
 def test_half_made_folders_are_swept_unless_a_submit_is_going_on(home, store):
     runs = home / "runs"
     dead, living = runs / ".new-1-1-abc", removing.new_folder(runs)
-    for folder in (dead, living, runs / ".gone-abc", runs / "half", runs / "row", runs / "full"):
+    for folder in (dead, living, runs / ".gone-abc", runs / "half", runs / "row", runs / "full", runs / "waits"):
         folder.mkdir(parents=True)
         (folder / "spec.yaml").touch()
     (runs / "full" / "train.log").touch()
-    store.add([{"run_id": "row", "experiment": "", "name": "", "kind": "none", "label": "", "method": "", "seed": 0, "spec": ""}])
+    (runs / "waits" / ".placement.json.1.tmp").touch()
+    blank = {"experiment": "", "name": "", "kind": "none", "label": "", "method": "", "seed": 0, "spec": ""}
+    store.add([{"run_id": "row", **blank}, {"run_id": "waits", **blank}])
     store.cancel(1)
     removing.sweep(store)
-    assert sorted(path.name for path in runs.iterdir()) == [living.name, "full", "half", "row"]
+    assert sorted(path.name for path in runs.iterdir()) == [living.name, "full", "half", "row", "waits"]
     shutil.rmtree(living)
     start_planted()
-    assert sorted(path.name for path in runs.iterdir()) == ["full", "row"]
+    assert sorted(path.name for path in runs.iterdir()) == ["full", "row", "waits"]
+    assert [path.name for path in (runs / "waits").iterdir()] == ["spec.yaml"]
 
 
 def test_a_run_whose_folder_is_gone_fails_alone(queue):

@@ -231,6 +231,21 @@ def test_run_says_why_a_run_failed(jobs, cold):
     assert told(cold("run", run="lora-s2")) == ["The learning rate must be smaller; lower it."]
 
 
+@pytest.mark.parametrize(
+    ("run", "offered"), [("lora-s1", []), ("lora-s2", ["Yes, retry"]), ("lora-s3-cccc0000", ["Yes, cancel", "Pause"])]
+)
+def test_run_offers_what_fits_and_asks_for_it(run, offered, jobs, cold, monkeypatch):
+    asked = []
+    monkeypatch.setattr(queue, "act", lambda action, job: asked.append((action, job)) or 0)
+    at = cold("run", run=run)
+    found = [b for b in at.button if (b.key or "").startswith("runs.")]
+    assert [b.label for b in found] == offered
+    if offered:
+        found[-1].click().run()
+        assert not at.exception
+        assert asked == [("retry", jobs["failed"]) if run == "lora-s2" else ("pause", jobs["running"])]
+
+
 def test_run_follows_a_live_run_and_refuses_an_unknown_one(jobs, cold):
     at = cold("run", run="lora-s3-cccc0000")
     assert not at.exception

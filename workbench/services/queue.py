@@ -59,10 +59,13 @@ def _timing(row: Mapping[str, Any], now: float) -> dict[str, Any]:
         "seconds": seconds,
         "remaining": remaining,
         "quiet": quiet(row, now),
-        "actions": [
-            n for n, (_, states) in ACTIONS.items() if row["state"] in states and (n != "pause" or row["kind"] == "train")
-        ],
+        "actions": actions(row),
     }
+
+
+def actions(row: Mapping[str, Any]) -> list[str]:
+    """What may be asked of a job in its state."""
+    return [n for n, (_, states) in ACTIONS.items() if row["state"] in states and (n != "pause" or row["kind"] == "train")]
 
 
 def quiet(row: Mapping[str, Any], now: float) -> float | None:

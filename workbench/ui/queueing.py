@@ -115,8 +115,13 @@ def _counts(experiment: str | None, number: Mapping[str, int]) -> None:
     if (found := queue.estimate(experiment)) is not None:
         many = f"these {found.runs:,} runs are" if found.runs > 1 else "this run is"
         st.caption(f"About {words.duration(found.seconds)} until {many} done (an estimate from {found.basis}).")
+    answer()
+
+
+def answer() -> None:
+    """What the last button had to say, for a while: the page is drawn again and again."""
     since, text, bad = st.session_state.get("runs.said", (-SAID_FOR, "", False))
-    if time.monotonic() - since < SAID_FOR:  # the table is drawn again and again
+    if time.monotonic() - since < SAID_FOR:
         notices.problem(text) if bad else st.success(text, icon=":material/check:")
 
 
@@ -138,13 +143,7 @@ def _actions(picked: Sequence[Mapping[str, Any]]) -> None:
             ids = [row["run_id"] for row in trained]
             notices.link("compare", text, ":material/scatter_plot:", experiment=experiments, run=ids)
         for action in queue.ACTIONS:
-            able = [row for row in picked if action in row["actions"]]
-            if able and action in DOES:
-                _confirm(action, able)
-            elif able:
-                numbers = tuple(row["job"] for row in able)
-                key = f"runs.{action}.{tables.fingerprint(numbers)}"
-                st.button(f"{action.capitalize()} {len(able)}", icon=ICONS[action], key=key, on_click=_do, args=(action, numbers))
+            ask(action, [row["job"] for row in picked if action in row["actions"]])
         _moves([row for row in picked if row["turn"]])
     if len(picked) == 1 and (note := tables.note(picked[0])):
         st.caption(notices.plain(notices.capital(note)))
@@ -165,22 +164,20 @@ def _move(jobs: Sequence[int], where: str) -> None:
             queue.move(job, where)
 
 
-def _confirm(action: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A popover that names the runs and asks once more."""
-    numbers = [row["job"] for row in rows]
-    with st.popover(f"{action.capitalize()} {len(rows)}", icon=ICONS[action]):
-        st.markdown(
-            f"**{action.capitalize()} {', '.join(f'job {n}' for n in numbers[:12])}{' …' if len(numbers) > 12 else ''}?**"
-        )
-        frees = f" It frees about {words.size(queue.held_bytes(numbers))} on disk." if action == "delete" else ""
-        st.caption(DOES[action] + frees)
-        st.button(
-            f"Yes, {action}",
-            key=f"runs.{action}.{tables.fingerprint(numbers)}",
-            type="primary",
-            on_click=_do,
-            args=(action, tuple(numbers)),
-        )
+def ask(action: str, numbers: Sequence[int]) -> None:
+    """A button that asks for something of some jobs; none for none. What cannot be undone names them and asks once more."""
+    many = f" {len(numbers)}" if len(numbers) > 1 else ""
+    text, key = action.capitalize() + many, f"runs.{action}.{tables.fingerprint(numbers)}"
+    asked = {"key": key, "on_click": _do, "args": (action, tuple(numbers))}
+    if numbers and action not in DOES:
+        st.button(text, icon=ICONS[action], **asked)
+    elif numbers:
+        with st.popover(text, icon=ICONS[action]):
+            named = ", ".join(f"job {n}" for n in numbers[:12])
+            st.markdown(f"**{action.capitalize()} {named}{' …' if len(numbers) > 12 else ''}?**")
+            frees = f" It frees about {words.size(queue.held_bytes(numbers))} on disk." if action == "delete" else ""
+            st.caption(DOES[action] + frees)
+            st.button(f"Yes, {action}", type="primary", **asked)
 
 
 def _do(action: str, numbers: Sequence[int]) -> None:

@@ -43,7 +43,7 @@ def _live(run_id: str, before: str) -> None:
         if view["failure"]:
             _failure(view["failure"], job)
         elif job["state"] == "paused":
-            text = job["reason"] or "The run stands still where it was paused; resume it on the Runs page."
+            text = job["reason"] or "The run stands still where it was paused; resume it."
             st.info(notices.plain(notices.capital(text)), icon=":material/pause:")
         elif job["state"] == "cancelled":
             st.warning(notices.plain(job["reason"] or "The run was cancelled."), icon=":material/block:")
@@ -54,6 +54,11 @@ def _live(run_id: str, before: str) -> None:
             if view["quiet"] is not None:
                 text = f"No sign of life for {words.duration(view['quiet'])}: it may hang. Look at its log; wait, or cancel it."
                 st.warning(text, icon=":material/hourglass_disabled:")
+        with st.container(horizontal=True):
+            for action in queue.actions(job):
+                if action != "delete":  # a run that is gone has no page
+                    queueing.ask(action, [job["job"]])
+        queueing.answer()
         _tiles(view)
         _curves(view)
         if before != job["state"]:
@@ -108,7 +113,7 @@ def _curves(view: Mapping[str, Any]) -> None:
         with right:
             plots.show(curves.live_metric(found["evaluations"], metric, label), "run.metric")
     else:
-        right.caption("No evaluation yet.")
+        right.caption("No evaluation yet." if view["job"]["state"] in queue.LIVE else "No evaluation.")
 
 
 SETTINGS = (

@@ -9,7 +9,6 @@ import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
-LONG = ("compare_honestly", "own_method")  # a minute and more each; the third runs every time
 PROMISED = {
     "compare_honestly": ("application/vnd.plotly.v1+json", "finished", "called different"),
     "own_method": ("rescale", " passed", "finished"),
@@ -21,7 +20,8 @@ def test_every_notebook_is_held_to_a_promise():
     assert {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")} == set(PROMISED)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in PROMISED])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROMISED)
 def test_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NOTEBOOK_ROWS", "48")

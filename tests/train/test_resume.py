@@ -60,7 +60,7 @@ def broken(spec: RunSpec, folder: Path, at: int) -> tuple[dict[str, Any], list[E
     return planted.go(spec, folder, Pausing(0, events), Placed(attempt=2)), events
 
 
-FEW = ("weight", "phases", "bridged")
+FEW = ("weight", "bridged")
 """What every run of the tests takes up again; the others are for `make test-all`."""
 
 

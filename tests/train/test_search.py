@@ -96,7 +96,10 @@ def test_nothing_is_left_beside_the_run(searched):
     assert sorted(p.name for p in folder.iterdir()) == ["adapter", "predictions.parquet"]
 
 
-@pytest.mark.parametrize("method", ["full", "houlsby_adapter", "adalora", "vera", "head_only"])
+MORE = [pytest.param(method, marks=pytest.mark.slow) for method in ("adalora", "vera", "head_only")]
+
+
+@pytest.mark.parametrize("method", ["full", "houlsby_adapter", *MORE])
 def test_every_kind_of_adapter_comes_back_bitwise(bench, monkeypatch, method):
     """The best is the first: another is trained after it."""
     scripted(monkeypatch, [{"accuracy": 1.0}, {"accuracy": 0.0}, {}])

@@ -112,8 +112,8 @@ def test_merged_weight_and_bias_per_kind_of_layer(family: str, role: str) -> Non
 
 def test_dropout_keeps_the_expected_value() -> None:
     """While training the low values are dropped and rescaled; the biases' constant is left alone."""
-    one = part(parallel_rank=64, sequential_rank=64, dropout=0.5, bias=True).train()
     torch.manual_seed(0)
+    one = part(parallel_rank=64, sequential_rank=64, dropout=0.5, bias=True).train()
     mean = torch.stack([added(one, X[:1, :1]).detach() for _ in range(4000)]).mean(0)
     one.eval()
     wanted = added(one, X[:1, :1]).detach()

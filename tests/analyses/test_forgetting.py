@@ -132,7 +132,6 @@ def test_cka_does_not_see_rotations_and_scale_but_sees_another_representation():
     assert cka(a, other) < 0.2
 
 
-@pytest.mark.slow
 def test_held_out_text_is_neither_pretraining_text_nor_bundled_data():
     files = list(stdlib.sources())
     training = "\n".join(file.text for file in files if not stdlib.is_held_out(file.module))

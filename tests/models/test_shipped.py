@@ -25,7 +25,6 @@ def text(files):
     return {source.module: stdlib.code_only(source, forbidden) for source in files}
 
 
-@pytest.mark.slow
 def test_no_docstring_line_is_in_the_pretraining_text(files, text):
     forbidden = stdlib.docstring_lines(files)
     assert len(forbidden) > 10_000
@@ -42,7 +41,6 @@ def test_no_whole_docstring_is_in_the_pretraining_text(files, text):
             assert len(words) < 8 or " ".join(words) not in flat[source.module]
 
 
-@pytest.mark.slow
 def test_no_question_about_docstrings_is_in_the_pretraining_text(text, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
     kept = {stdlib.plain(line) for code in text.values() for line in code.splitlines()}

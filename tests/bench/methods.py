@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +91,7 @@ def options(task, name):
     return FITTED.get(task, {}).get(name, {})
 
 
+@cache
 def settings(task, name):
     """What identifies an entry's settings: its whole Config and the learning rate."""
     _, cls, preset = registry.find(name)

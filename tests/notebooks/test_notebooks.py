@@ -20,7 +20,7 @@ def test_every_notebook_is_held_to_a_promise():
     assert {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")} == set(PROMISED)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # about a minute each, and more
 @pytest.mark.parametrize("name", PROMISED)
 def test_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))

@@ -108,9 +108,9 @@ def test_dropout_keeps_the_expected_value() -> None:
     """Inputs of the change are dropped and rescaled while training only."""
     torch.manual_seed(0)
     one, x, weight = parts(dropout=0.5)[0].train(), torch.randn(1, 12), torch.zeros(8, 12)
-    drawn = torch.stack([one.apply_to(None, x, weight, {}).detach() for _ in range(4000)])
+    mean = torch.stack([one.apply_to(None, x, weight, {}).detach() for _ in range(4000)]).mean(0)
     wanted = one.eval().apply_to(None, x, weight, {}).detach()
-    assert ((drawn.mean(0) - wanted).abs() < 5 * drawn.std(0) / 4000**0.5).all()
+    assert (mean - wanted).abs().max() < 0.1 * wanted.abs().max()
 
 
 def test_published_count() -> None:

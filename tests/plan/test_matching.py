@@ -86,7 +86,9 @@ def test_seeds_and_placements_are_no_sizes():
         assert not {n for n in matching.sizes(cls.tiny) if n in ("roles", "depths") or n.endswith("seed")}, key
 
 
-@pytest.mark.parametrize(("seconds", "after", "steps"), [(10, 0, 100), (0.1, 0, 1), (20, 0, 200), (10, 3, 40), (5, 3, 1)])
+@pytest.mark.parametrize(
+    ("seconds", "after", "steps"), [(10.0, 0, 100), (1.0, 0, 10), (0.01, 0, 1), (20.0, 0, 200), (10.0, 3, 40), (5.0, 3, 1)]
+)
 def test_steps_follow_from_the_predicted_time(seconds, after, steps):
     """A factor of 2 on 0.05 s a step and on the search after them, which no number of steps makes shorter."""
     plan = Plan(train_seconds=5.0 + after, after_seconds=after, steps=100, seconds_factor=2.0)

@@ -127,7 +127,8 @@ class Loop:
         for row in self.store.active():
             unborn = row["state"] == "starting" and row["pid"] is None and not self._lives(row)
             if unborn or row["state"] == "queued":
-                self._clear(row)  # of half a placement, also where a power cut undid the claim: it may never start again
+                # half a placement may be left, also where a power cut undid the claim, and the job may never start again
+                durable.sweep(run_folder(row["run_id"]), everything=True)
             if unborn:
                 self.store.requeue(row["job"], row["attempt"])
             elif row["state"] != "queued":

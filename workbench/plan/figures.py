@@ -135,6 +135,8 @@ def beside(adapters: Adapters, training: TrainingSpec, work: Workload, machine: 
 
 def judging(adapters: Adapters, times: int, training: TrainingSpec, work: Workload, machine: Machine) -> float:
     """Seconds in which a recipe judges the validation rows so many times after training."""
+    if not times:
+        return 0.0
     return times * _looking(adapters, work.judged, math.ceil(work.judged / (2 * training.batch_size)), work, machine)
 
 

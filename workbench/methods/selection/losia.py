@@ -134,8 +134,8 @@ class LoSiA(WeightPart):
 
     @classmethod
     def problem(cls, cfg: LoSiAConfig, sites: list[Site]) -> str:
-        side = min(min(s.shape) for s in sites)
-        return "" if cfg.share * side >= 1 else f"share must be at least 1 / {side}, a row of the narrowest; got {cfg.share}."
+        side, said = min(min(s.shape) for s in sites), "share must be at least 1 / {}, one row of the narrowest site; got {}."
+        return "" if cfg.share * side >= 1 else said.format(side, cfg.share)
 
     @staticmethod
     def n_params(cfg: LoSiAConfig, sites: list[Site]) -> int:

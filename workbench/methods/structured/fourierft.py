@@ -3,9 +3,9 @@
     W' = W + s Re(ifft2(F))      F: (d_out, d_in), zero but for n places;  F[places] = c,  c: (n,) ~ N(0, 1)
 
 The n places are drawn once from a seed, the same for all sites of one shape, and never stored. Each coefficient is a wave over
-the whole matrix, so very few numbers give a change of high rank. The start is not the base: c is random,
-and its change has entries of about s sqrt(n / 2) / (d_in d_out). The paper's s = 150 is for layers 768 wide or wider; on narrow
-ones it starts far from the base (`bundled/lm`, 80 wide, one pass: test loss 5.67 with 150, 4.44 with 10, both over two seeds).
+the whole matrix, so very few numbers give a change of high rank. The start is not the base: c is random, and its change has
+entries of about s sqrt(n / 2) / (d_in d_out). The paper's s = 150 is for layers 768 wide or wider; on narrow ones it starts far
+from the base (`bundled/lm`, 160 wide, one pass: test loss 5.67 with 150, 4.44 with 10, both over two seeds).
 
 Parameters per site: n.
 """
